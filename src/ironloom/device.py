@@ -1,0 +1,50 @@
+"""Device choice, dtypes and randomness. The lowest module that imports torch.
+
+Randomness is a function, not a stream: before each unit of work (a sample, a batch, an optimizer
+step, an evaluation) the global generators are seeded from a key that names the unit. So nothing
+that happens between two units (an evaluation, a save, a callback that draws numbers, a restart)
+can change what a unit computes, and no generator state has to be saved.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+import xxhash
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def choose_device(use_cpu: bool = False) -> torch.device:
+    """The accelerator of this process if there is one and it is wanted, else the CPU."""
+    if not use_cpu and torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device("cpu")
+
+
+def random_key(*parts: int | str) -> int:
+    """A 64-bit key that names a unit of work, e.g. ``random_key("step", seed, step, rank)``."""
+    return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)))
+
+
+def seed_everything(key: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's global generators (all devices) from one 64-bit key."""
+    random.seed(key)
+    np.random.seed(key & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(key)
+    if torch.accelerator.is_available():
+        torch.get_device_module().manual_seed_all(key)
+
+
+def generator_states() -> tuple[object, object, torch.Tensor]:
+    """The states of the three global generators of the CPU, to compare or to restore."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def restore_generators(states: tuple[object, object, torch.Tensor]) -> None:
+    """Put back what :func:`generator_states` returned."""
+    random.setstate(states[0])  # type: ignore[arg-type]
+    np.random.set_state(states[1])  # type: ignore[arg-type]
+    torch.set_rng_state(states[2])
