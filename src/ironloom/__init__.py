@@ -1,1 +1,86 @@
+"""Ironloom trains language models. Importing it costs nothing; names are loaded when they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ironloom.callbacks import ProgressCallback, TrainerCallback
+    from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
+    from ironloom.models import Decoder
+    from ironloom.settings import ModelConfig
+    from ironloom.trainer import (
+        AbstractBaseTrainer,
+        BaseTrainer,
+        EvalPrediction,
+        ExtensibleTrainer,
+        PredictionOutput,
+        Trainer,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+        TrainOutput,
+    )
+
+_HOME = {
+    "AbstractBaseTrainer": "ironloom.trainer",
+    "BaseTrainer": "ironloom.trainer",
+    "CheckpointError": "ironloom.errors",
+    "ConfigError": "ironloom.errors",
+    "DataError": "ironloom.errors",
+    "Decoder": "ironloom.models",
+    "EvalPrediction": "ironloom.trainer",
+    "ExtensibleTrainer": "ironloom.trainer",
+    "Interrupted": "ironloom.errors",
+    "IronloomError": "ironloom.errors",
+    "ModelConfig": "ironloom.settings",
+    "PredictionOutput": "ironloom.trainer",
+    "ProgressCallback": "ironloom.callbacks",
+    "RankError": "ironloom.errors",
+    "ResourceError": "ironloom.errors",
+    "TrainOutput": "ironloom.trainer",
+    "Trainer": "ironloom.trainer",
+    "TrainerCallback": "ironloom.callbacks",
+    "TrainerControl": "ironloom.trainer",
+    "TrainerState": "ironloom.trainer",
+    "TrainingArguments": "ironloom.settings",
+}
+
+__all__ = [
+    "AbstractBaseTrainer",
+    "BaseTrainer",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Decoder",
+    "EvalPrediction",
+    "ExtensibleTrainer",
+    "Interrupted",
+    "IronloomError",
+    "ModelConfig",
+    "PredictionOutput",
+    "ProgressCallback",
+    "RankError",
+    "ResourceError",
+    "TrainOutput",
+    "Trainer",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerState",
+    "TrainingArguments",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ironloom' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -8,7 +8,11 @@ can change what a unit computes, and no generator state has to be saved.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import resource
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,7 +30,7 @@ def choose_device(use_cpu: bool = False) -> torch.device:
 
 def random_key(*parts: int | str) -> int:
     """A 64-bit key that names a unit of work, e.g. ``random_key("step", seed, step, rank)``."""
-    return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)))
+    return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode())
 
 
 def seed_everything(key: int) -> None:
@@ -48,3 +52,26 @@ def restore_generators(states: tuple[object, object, torch.Tensor]) -> None:
     random.setstate(states[0])  # type: ignore[arg-type]
     np.random.set_state(states[1])  # type: ignore[arg-type]
     torch.set_rng_state(states[2])
+
+
+@contextlib.contextmanager
+def hold_deterministic(wanted: bool) -> Iterator[None]:
+    """Within the block, operations without a deterministic implementation raise, if ``wanted``.
+
+    On CUDA, cuBLAS also needs ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` in the environment from the start;
+    PyTorch says so itself where it is missing.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: allocated on an accelerator, resident of this process on the CPU."""
+    if device.type == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return int(torch.get_device_module(device).max_memory_allocated(device))

@@ -1,0 +1,7 @@
+"""Typed settings, free of torch."""
+
+from ironloom.settings.base import Settings, setting
+from ironloom.settings.model import ModelConfig, PositionalEmbedding
+from ironloom.settings.training import TrainingArguments
+
+__all__ = ["ModelConfig", "PositionalEmbedding", "Settings", "TrainingArguments", "setting"]

@@ -138,7 +138,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @functools.cache
 def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
-    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
     adapters = {}
     for field in dataclasses.fields(cls):
         hint = _hints(cls)[field.name]

@@ -1,0 +1,43 @@
+"""Putting a set of files into a folder that others read: all are written before the first is replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ironloom.checkpoint.atomic import fsync_folder, fsync_tree
+from ironloom.checkpoint.failures import as_os_error
+from ironloom.errors import ResourceError
+
+
+def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a staging folder, then move its files over those in ``folder``.
+
+    Raises:
+        ResourceError: If the disk is full or ``folder`` cannot be written; its files are as before.
+    """
+    staging = folder / ".files.saving"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        write(staging)
+        fsync_tree(staging)
+        for file in sorted(staging.iterdir()):
+            os.replace(file, folder / file.name)
+        fsync_folder(folder)
+    except SafetensorError as error:
+        raise _failure(folder, as_os_error(error, staging)) from error
+    except OSError as error:
+        raise _failure(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _failure(folder: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"the model could not be written to {folder}: {error.strerror or error}; free space or choose another folder"
+    )

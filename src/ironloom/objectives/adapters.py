@@ -1,0 +1,105 @@
+"""Losses that come from elsewhere, as objectives: a user's function, or the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ironloom.objectives.base import Batch, Model, OutputObjective, batch_size, count_targets, logits_of, loss_of
+from ironloom.objectives.cross_entropy import CrossEntropy
+
+
+def _count(batch: Batch, labels_key: str, shift: bool) -> int:
+    """Unmasked targets where there are integer labels, else samples."""
+    labels = batch.get("shift_labels", batch.get(labels_key))
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
+        return batch_size(batch)
+    return count_targets(labels[..., 1:] if shift and "shift_labels" not in batch and labels.ndim > 1 else labels)
+
+
+@dataclass(frozen=True)
+class FunctionLoss(OutputObjective):
+    """``compute_loss_func(outputs, labels, num_items_in_batch=total)``, as in ``transformers``.
+
+    The function divides by ``num_items_in_batch``, the targets of the whole optimizer step.
+    """
+
+    function: Callable[..., torch.Tensor]
+    labels_key: str = "labels"
+    shift: bool = True
+
+    def weight(self, batch: Batch) -> int:
+        """Unmasked targets."""
+        return _count(batch, self.labels_key, self.shift)
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Everything but the labels."""
+        return {key: value for key, value in batch.items() if key not in ("shift_labels", self.labels_key)}
+
+    def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
+        """The function's value times ``total``."""
+        labels = batch.get("shift_labels", batch.get(self.labels_key))
+        return self.function(outputs, labels, num_items_in_batch=torch.tensor(total)).float() * total
+
+
+@dataclass(frozen=True)
+class ModelLoss(OutputObjective):
+    """The loss of the model's own forward, a mean over the batch, times the batch's weight.
+
+    Where a plain module returns logits beside (or instead of) a loss and the batch has labels, the
+    loss is computed from the logits: classes for one label a sample, next tokens for sequences.
+    """
+
+    labels_key: str = "labels"
+    shift: bool = True
+
+    def weight(self, batch: Batch) -> int:
+        """Unmasked targets, or samples where there are no integer labels."""
+        return _count(batch, self.labels_key, self.shift)
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The whole batch."""
+        return dict(batch)
+
+    def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
+        """Sum from the logits if there are any to use, else mean times weight."""
+        logits, labels = logits_of(outputs), batch.get("shift_labels", batch.get(self.labels_key))
+        if self._ours(logits, labels):
+            entropy = CrossEntropy(shift=self.shift and labels.ndim > 1, labels_key=self.labels_key)
+            return entropy.loss_sum(outputs, batch, total)
+        return loss_of(outputs).float() * self.weight(batch)
+
+    @staticmethod
+    def _ours(logits: Any, labels: Any) -> bool:
+        return (
+            isinstance(logits, torch.Tensor)
+            and isinstance(labels, torch.Tensor)
+            and not labels.is_floating_point()
+            and logits.ndim == labels.ndim + 1
+        )
+
+
+@dataclass(frozen=True)
+class MethodLoss:
+    """A subclass's ``compute_loss(model, inputs, return_outputs, num_items_in_batch)``.
+
+    The method returns the mean over the batch it is given; ``num_items_in_batch`` is that batch's
+    weight, so a method that divides a sum by it and one that ignores it mean the same.
+    """
+
+    method: Callable[..., Any]
+    labels_key: str = "labels"
+    shift: bool = True
+
+    def weight(self, batch: Batch) -> int:
+        """Unmasked targets, or samples where there are no integer labels."""
+        return _count(batch, self.labels_key, self.shift)
+
+    def __call__(self, model: Model, batch: Batch, total: int) -> tuple[torch.Tensor, Any]:
+        """The method's mean times the batch's weight."""
+        weight = self.weight(batch)
+        loss, outputs = self.method(model, dict(batch), return_outputs=True, num_items_in_batch=torch.tensor(weight))
+        return loss.float() * weight, outputs

@@ -1,0 +1,275 @@
+"""What all trainers share: construction, callbacks, logging, models and checkpoints on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ironloom.callbacks import CallbackHandler, MetricsWriter, ProgressCallback, TrainerControl, TrainerState
+from ironloom.checkpoint.failures import SaveFailed
+from ironloom.checkpoint.folder import CheckpointFolder
+from ironloom.checkpoint.manifest import verify
+from ironloom.checkpoint.publish import publish_files
+from ironloom.device import choose_device, seed_everything
+from ironloom.errors import CheckpointError, ConfigError, DataError
+from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.snapshot import is_model_folder, write_model
+from ironloom.trainer.types import ExtensibleTrainer
+
+logger = logging.getLogger("ironloom")
+
+
+class BaseTrainer(ExtensibleTrainer):
+    """Common ground of the trainers.
+
+    Args:
+        model: The model; required unless ``model_init`` is given.
+        args: Training arguments, or a dict of them.
+        data_collator: Makes a batch of a list of samples; default: stacks, or pads with ``processing_class``.
+        train_dataset: Map-style or iterable data to train on.
+        eval_dataset: Data to evaluate on, or a dict of several.
+        processing_class: Tokenizer or processor; saved with the model.
+        model_init: Makes the model; called anew by each ``train()``.
+        callbacks: Callback instances or classes.
+        tokenizer: Deprecated name of ``processing_class``.
+
+    Raises:
+        AssertionError: If there is neither a model nor a ``model_init``.
+        ConfigError: (a ``ValueError``) for arguments that are wrong or do not fit each other.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: dict[str, Any] | TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[[], nn.Module] | None = None,
+        callbacks: list[Any] | None = None,
+        tokenizer: Any = None,
+    ):
+        assert model is not None or model_init is not None, "a trainer needs a model or a model_init"
+        if model is not None and model_init is not None:
+            raise ConfigError("give either model or model_init: with both it is unclear which one is trained")
+        if tokenizer is not None:
+            warnings.warn("tokenizer= is deprecated, use processing_class=", DeprecationWarning, stacklevel=3)
+            processing_class = processing_class if processing_class is not None else tokenizer
+        self.args = _arguments(args)
+        self.data_collator = data_collator
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.processing_class = processing_class
+        self.model_init = model_init
+        self.state = TrainerState()
+        self.control = TrainerControl()
+        self.device = choose_device(self.args.use_cpu)
+        self.model: nn.Module = model if model is not None else self._new_model()
+        defaults = [MetricsWriter] if self.args.disable_tqdm else [MetricsWriter, ProgressCallback]
+        self.callback_handler = CallbackHandler([*defaults, *(callbacks or [])])
+        self.optimizer: Any = None
+        self.lr_scheduler: Any = None
+        self.train_dataloader: Any = None
+        self.eval_dataloader: Any = None
+        self._best_checkpoint_before: str | None = None
+
+    # Callbacks
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback; a class is instantiated."""
+        self.callback_handler.add(callback)
+
+    def pop_callback(self, callback: Any) -> Any | None:
+        """Remove and return a callback, given itself or its class; None if there is none."""
+        return self.callback_handler.pop(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove a callback, given itself or its class."""
+        self.callback_handler.pop(callback)
+
+    def emit(self, event: str, **kwargs: Any) -> None:
+        """Fire an event of :data:`ironloom.callbacks.EVENTS`."""
+        if not self.callback_handler.handles(event):
+            return
+        self.control = self.callback_handler.call(
+            event,
+            self.args,
+            self.state,
+            self.control,
+            model=self.unwrapped_model(),
+            processing_class=self.processing_class,
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+            train_dataloader=self.train_dataloader,
+            eval_dataloader=self.eval_dataloader,
+            **kwargs,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Complete a record with the epoch, keep it in ``state.log_history`` and give it to the callbacks.
+
+        Args:
+            logs: Names and values.
+            start_time: Taken for compatibility with transformers; the progress display measures speed.
+        """
+        record = {**logs, "epoch": self.state.epoch}
+        if self.args.include_num_input_tokens_seen not in (False, "no"):
+            record["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+        self.state.log_history.append({**record, "step": self.state.global_step})
+        self.emit("on_log", logs=record)
+
+    def warn(self, message: str) -> None:
+        """Tell the user about something that went wrong but does not end the run."""
+        logger.warning(message)
+
+    # Models on disk
+
+    def unwrapped_model(self) -> nn.Module:
+        """The model without wrappers of distributed training or compilation."""
+        return self.model
+
+    def save_model(self, output_dir: os.PathLike[str] | str | None = None) -> None:
+        """Write weights, configuration and tokenizer to a folder, by default the run's.
+
+        The files replace older ones only when all of them are written.
+
+        Raises:
+            ResourceError: If the disk is full or the folder cannot be written.
+        """
+        publish_files(Path(output_dir or self.args.output_dir), lambda folder: write_model(self.unwrapped_model(), self.processing_class, folder))
+
+    def model_exists(self, output_dir: os.PathLike[str] | str) -> bool:
+        """Whether a folder holds the weights of a model."""
+        return is_model_folder(output_dir)
+
+    def _new_model(self) -> nn.Module:
+        assert self.model_init is not None, "only called when there is a model_init"
+        seed_everything(self.args.seed)
+        model = self.model_init()
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model_init must return a torch.nn.Module, it returned {type(model).__name__}")
+        return model
+
+    # Checkpoints
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """The checkpoints of this run."""
+        return CheckpointFolder(Path(self.args.output_dir, "checkpoints"))
+
+    def _resolve_checkpoint_path(self) -> str | None:
+        """The checkpoint that ``resume_from_checkpoint`` stands for; None: start fresh.
+
+        Raises:
+            FileNotFoundError: For a path that does not exist.
+            CheckpointError: For a path whose checkpoint is damaged.
+        """
+        wanted = self.args.resume_from_checkpoint
+        if wanted is False:
+            return None
+        if wanted is True:
+            latest = self._find_latest_checkpoint()
+            if latest is None:
+                logger.info("there is no checkpoint in %s to go on from: training starts fresh", self.checkpoints.root)
+            return latest
+        path = Path(wanted)
+        if not path.exists():
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no {path}")
+        if not (path / "manifest.json").exists():
+            nested = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+            found = self._find_latest_checkpoint(str(nested))
+            if found is None:
+                raise CheckpointError(f"resume_from_checkpoint: there is no complete checkpoint in {path}")
+            return found
+        damages = verify(path, deep=True)
+        if damages:
+            raise CheckpointError(f"resume_from_checkpoint: {path} is damaged: {'; '.join(damages)}")
+        return str(path)
+
+    def _find_latest_checkpoint(self, checkpoints_dir: str | None = None) -> str | None:
+        """The newest checkpoint whose every file is as its manifest says, by recorded time.
+
+        Args:
+            checkpoints_dir: Where to look; default: ``OUTPUT_DIR/checkpoints``.
+
+        Returns:
+            Its path, or None. Damaged ones are passed over with a warning.
+        """
+        folder = self.checkpoints if checkpoints_dir is None else CheckpointFolder(checkpoints_dir)
+        latest = folder.latest(self.warn)
+        return None if latest is None else str(latest.path)
+
+    def _validate_checkpoint(self, checkpoint_path: str) -> bool:
+        """Whether a checkpoint is complete and undamaged."""
+        return not verify(Path(checkpoint_path), deep=True)
+
+    def _save_checkpoint(self) -> str:
+        """Save a checkpoint and apply ``save_total_limit``.
+
+        Returns:
+            Its path.
+
+        Raises:
+            SaveFailed: If it cannot be written; nothing half-written stays.
+        """
+        step = self.state.global_step
+        best = self.state.best_global_step == step
+        info = {"epoch": self.state.epoch, "best": best}
+        path = self.checkpoints.save(step, self._write_checkpoint, info)
+        best_path = self.state.best_model_checkpoint
+        self.checkpoints.retain(self.args.save_total_limit, protect=[Path(best_path)] if best_path else [])
+        return str(path)
+
+    @abstractmethod
+    def _write_checkpoint(self, folder: Path) -> None:
+        """Put the files of a checkpoint into a staging folder."""
+
+    def save_in_training(self) -> str | None:
+        """Save a checkpoint; a failure is a warning and costs only that checkpoint.
+
+        Returns:
+            Its path, or None if it could not be written.
+        """
+        try:
+            path = self._save_checkpoint()
+        except SaveFailed as error:
+            self.warn(f"{error}; training goes on")
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = self._best_checkpoint_before
+            return None
+        self.emit("on_save")
+        return path
+
+
+def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArguments:
+    if args is None:
+        return TrainingArguments()
+    if isinstance(args, dict):
+        return TrainingArguments.from_mapping(args)
+    if not isinstance(args, TrainingArguments):
+        raise ConfigError(
+            f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}"
+        )
+    return args
+
+
+def check_not_empty(dataset: Any, what: str) -> None:
+    """Refuse a data set without samples.
+
+    Raises:
+        DataError: If it is empty.
+    """
+    try:
+        size = len(dataset)
+    except TypeError:
+        return
+    if size == 0:
+        raise DataError(f"{what} is empty")

@@ -1,0 +1,184 @@
+"""The native engine: one process, one device, PyTorch as it is.
+
+An engine owns the model, the optimizer, the schedule and the arithmetic; the loop tells it when.
+Trainers differ by their engine and share the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ironloom.device import random_key, seed_everything
+from ironloom.objectives import Objective, logits_of
+from ironloom.settings.training import TrainingArguments
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvalStep:
+    """Result of one batch of an evaluation: loss sum, its weight, logits (None if there are none)."""
+
+    loss_sum: float
+    weight: int
+    logits: torch.Tensor | None
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine."""
+
+    def weight(self, batches: Sequence[Batch]) -> int:
+        """Targets of all micro-batches of a step, over all data-parallel ranks."""
+        ...
+
+    def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+        """Accumulate the gradient of (loss sum / total); returns the loss sum over all ranks."""
+        ...
+
+    def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
+        """Clip the gradient; its L2 norm before that, if it was needed or wanted."""
+        ...
+
+    def step(self) -> bool:
+        """Update the weights; False if the loss scaler skipped the update."""
+        ...
+
+    def schedule(self) -> None:
+        """Advance the learning rate by one step."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        ...
+
+    def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
+        """Loss and logits of a batch, without gradients."""
+        ...
+
+
+class NativeEngine:
+    """Engine of a single process.
+
+    Args:
+        model: On its device, with float32 master weights if ``bf16`` or ``fp16`` is asked for.
+        objective: Loss as sum and weight.
+        args: Precision, compilation, kernels.
+        device: Where the model is.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, args: TrainingArguments, device: torch.device):
+        self.model = model
+        self.objective = objective
+        self.device = device
+        self.optimizer: Optimizer | None = None
+        self.scheduler: LRScheduler | None = None
+        self.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        self.scaler = torch.amp.GradScaler(device.type) if args.fp16 else None
+        self._math_attention = args.attention_kernel == "math"
+        self._forward: Callable[..., Any] = model
+        if args.torch_compile:
+            self._forward = torch.compile(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+
+    def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
+        """Install the optimizer and its schedule."""
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def weight(self, batches: Sequence[Batch]) -> int:
+        """Targets of all micro-batches."""
+        return sum(self.objective.weight(batch) for batch in batches)
+
+    def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+        """Accumulate gradients over the micro-batches; ``substep`` is called between them."""
+        divisor, loss_sum = max(total, 1), 0.0
+        for index, batch in enumerate(batches):
+            if index:
+                substep()
+            seed_everything(random_key(*key, index))
+            with self._numerics():
+                part, _ = self.objective(self._forward, self._placed(batch), divisor)
+            mean = part / divisor
+            (mean if self.scaler is None else self.scaler.scale(mean)).backward()
+            loss_sum += part.item()
+        return loss_sum
+
+    def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
+        """Clip by the global L2 norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
+        if not max_norm and not want_norm:
+            return None
+        if self.scaler is not None:
+            self.scaler.unscale_(self._optimizer)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        value = norm.item()
+        if max_norm and math.isfinite(value) and value > max_norm:
+            nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
+        return value
+
+    def step(self) -> bool:
+        """Update the weights."""
+        if self.scaler is None:
+            self._optimizer.step()
+            return True
+        scale = self.scaler.get_scale()
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale
+
+    def schedule(self) -> None:
+        """Advance the schedule; one that waits for metrics advances after evaluations instead."""
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad()
+
+    def learning_rate(self) -> float:
+        """Rate of the first parameter group."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def parameter_norm(self) -> float:
+        """L2 norm of all trained parameters."""
+        return float(nn.utils.get_total_norm(self._parameters))
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
+        """Loss and logits of a batch; the model is expected to be in evaluation mode."""
+        weight = self.objective.weight(batch)
+        with self._numerics():
+            loss_sum, outputs = self.objective(self._forward, self._placed(batch), max(weight, 1))
+        return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None)
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        assert self.optimizer is not None, "set_optimizer comes before training"
+        return self.optimizer
+
+    def _placed(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
+
+    def _numerics(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast_dtype is None and not self._math_attention:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        if self.autocast_dtype is not None:
+            stack.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
+        if self._math_attention:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        return stack

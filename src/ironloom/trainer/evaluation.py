@@ -1,0 +1,119 @@
+"""Evaluation and prediction: one pass over a data set, loss as a token mean over all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ironloom.device import random_key, seed_everything
+from ironloom.errors import DataError
+from ironloom.objectives.base import IGNORE_INDEX, batch_size
+from ironloom.trainer.engine import NativeEngine
+
+
+@dataclass
+class Evaluation:
+    """Sums over a data set, and the logits and labels where they are kept.
+
+    Attributes:
+        loss_sum: Loss sum over all targets.
+        weight: Number of targets.
+        samples: Samples seen.
+        batches: Batches seen.
+        seconds: Wall time.
+        predictions: Logits of each batch, if asked for.
+        labels: Labels of each batch, likewise.
+    """
+
+    loss_sum: float = 0.0
+    weight: int = 0
+    samples: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    predictions: list[torch.Tensor] = field(default_factory=list)
+    labels: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over all targets; not a number if every target is masked."""
+        return self.loss_sum / self.weight if self.weight else float("nan")
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Loss, runtime and throughput under ``prefix``."""
+        return {
+            f"{prefix}_loss": self.loss,
+            f"{prefix}_runtime": self.seconds,
+            f"{prefix}_samples_per_second": self.samples / self.seconds,
+            f"{prefix}_steps_per_second": self.batches / self.seconds,
+        }
+
+
+def evaluate(
+    engine: NativeEngine,
+    loader: Any,
+    seed: int,
+    *,
+    keep: Callable[[torch.Tensor, Any], torch.Tensor] | None = None,
+    labels_key: str = "labels",
+    after_batch: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Run the model over a data set in evaluation mode.
+
+    Args:
+        engine: Computes the loss of a batch.
+        loader: Its epoch 0 is the data set.
+        seed: Seeds whatever is random in the model, so that an evaluation repeats itself.
+        keep: Turns logits and labels into what is kept of them; None keeps nothing.
+        labels_key: Key of the labels in a batch.
+        after_batch: Called after each batch.
+        stop: Asked before each batch; True ends the evaluation without a result.
+
+    Returns:
+        The sums, or None if it was stopped.
+
+    Raises:
+        DataError: If the data set is empty.
+    """
+    result, start, was_training = Evaluation(), time.perf_counter(), engine.model.training
+    engine.model.eval()
+    try:
+        for index, batch in enumerate(loader.iterate(0)):
+            if stop():
+                return None
+            seed_everything(random_key("evaluate", seed, index))
+            step = engine.evaluate(batch, keep_logits=keep is not None)
+            result.loss_sum += step.loss_sum
+            result.weight += step.weight
+            result.samples += batch_size(batch)
+            result.batches += 1
+            if keep is not None and step.logits is not None:
+                labels = batch.get(labels_key, batch.get("shift_labels"))
+                result.predictions.append(keep(step.logits, labels).float().cpu())
+                if isinstance(labels, torch.Tensor):
+                    result.labels.append(labels.cpu())
+            after_batch()
+    finally:
+        engine.model.train(was_training)
+    if not result.batches:
+        raise DataError("the evaluation data is empty")
+    result.seconds = max(time.perf_counter() - start, 1e-9)
+    return result
+
+
+def joined(parts: list[torch.Tensor]) -> np.ndarray | None:
+    """Batches as one array; those of different lengths are padded with -100 at the end."""
+    if not parts:
+        return None
+    if parts[0].ndim > 1:
+        longest = max(part.shape[1] for part in parts)
+        fill = [0, 0] * (parts[0].ndim - 2)
+        parts = [F.pad(part, [*fill, 0, longest - part.shape[1]], value=IGNORE_INDEX) for part in parts]
+    array: np.ndarray = torch.cat(parts).numpy()
+    return array

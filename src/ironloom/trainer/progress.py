@@ -1,0 +1,62 @@
+"""Where a run stands beyond its public state: the place in the data and the sums behind the logged losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """Position and running sums. Saved in every checkpoint.
+
+    Attributes:
+        epoch: The running epoch, from 0.
+        samples: Samples of that epoch, over all ranks, that whole optimizer steps have used.
+        window_loss: Loss sum since the last log record.
+        window_weight: Its weight, in targets.
+        window_steps: Optimizer steps in it.
+        total_loss: Loss sum of the whole run.
+        total_weight: Its weight.
+        skipped_steps: Steps whose update was left out because the loss was not finite.
+        last_eval_step: Step of the last evaluation, -1 if there was none.
+    """
+
+    epoch: int = 0
+    samples: int = 0
+    window_loss: float = 0.0
+    window_weight: int = 0
+    window_steps: int = 0
+    total_loss: float = 0.0
+    total_weight: int = 0
+    skipped_steps: int = 0
+    last_eval_step: int = -1
+
+    def add(self, loss_sum: float, weight: int) -> None:
+        """Count one optimizer step."""
+        self.window_loss += loss_sum
+        self.window_weight += weight
+        self.window_steps += 1
+        self.total_loss += loss_sum
+        self.total_weight += weight
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch += 1
+        self.samples = 0
+
+    def take_window(self) -> float | None:
+        """The mean loss since the last call, None if nothing was trained; starts a new window."""
+        mean = self.window_loss / self.window_weight if self.window_weight else None
+        self.window_loss, self.window_weight, self.window_steps = 0.0, 0, 0
+        return mean
+
+    @property
+    def training_loss(self) -> float:
+        """Mean loss over all targets of the run."""
+        return self.total_loss / self.total_weight if self.total_weight else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return dataclasses.asdict(self)

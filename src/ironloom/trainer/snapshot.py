@@ -1,0 +1,194 @@
+"""What a checkpoint holds of a run, and how a run takes it up again.
+
+    model.safetensors, config.json      weights and shape, readable by others
+    optimizer.json, .safetensors        optimizer state by parameter name   (save_optimizer_state)
+    scheduler.json                      schedule state                      (save_scheduler_state)
+    trainer_state.json                  state, progress, control, callbacks, loss scaler
+    tokenizer files, run.yaml           so that the folder stands alone
+
+No generator state is kept: every unit of work seeds itself (see ``ironloom.device``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ironloom.callbacks.handler import CallbackHandler
+from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.checkpoint.tree import load_tree, save_tree
+from ironloom.checkpoint.weights import load_weights, save_weights
+from ironloom.errors import CheckpointError
+from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.progress import Progress
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """The parts of a run that a checkpoint holds. Live objects; nothing is copied."""
+
+    model: nn.Module
+    engine: NativeEngine
+    state: TrainerState
+    control: TrainerControl
+    progress: Progress
+    callbacks: CallbackHandler
+    args: TrainingArguments
+    processing_class: Any = None
+
+    def write(self, folder: Path) -> None:
+        """Write every file of the checkpoint into a staging folder."""
+        write_model(self.model, self.processing_class, folder)
+        if self.args.save_optimizer_state and self.engine.optimizer is not None:
+            save_tree(by_name(self.engine.optimizer, self.model), folder, "optimizer")
+        if self.args.save_scheduler_state and self.engine.scheduler is not None:
+            save_tree(self.engine.scheduler.state_dict(), folder, "scheduler")
+        rest = {
+            "state": self.state.to_dict(),
+            "progress": self.progress.to_dict(),
+            "control": dataclasses.asdict(self.control),
+            "callbacks": self.callbacks.state_dict(),
+            "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
+        }
+        save_tree(rest, folder, "trainer_state")
+        configuration = Path(self.args.output_dir, "run.yaml")
+        if configuration.exists():
+            shutil.copyfile(configuration, folder / "run.yaml")
+
+    def read(self, folder: Path, warn: Callable[[str], None]) -> None:
+        """Take up what a checkpoint holds, in place; what it lacks is said through ``warn``.
+
+        Raises:
+            CheckpointError: If the weights or the optimizer's parameters are not this model's.
+        """
+        load_weights(folder, self.model)
+        if not (folder / "trainer_state.json").exists():
+            raise CheckpointError(f"{folder} holds weights but no trainer_state.json: it is a model, not a checkpoint to go on from")
+        rest = load_tree(folder, "trainer_state")
+        _assign(self.state, rest["state"])
+        _assign(self.progress, rest["progress"])
+        _assign(self.control, rest["control"])
+        for name in self.callbacks.load_state_dict(rest["callbacks"]):
+            warn(f"{folder} holds the state of a callback {name.split(':')[0]} that this run does not have")
+        if self.engine.scaler is not None and rest["scaler"]:
+            self.engine.scaler.load_state_dict(rest["scaler"])
+        self._read_optimizer(folder, warn)
+        self._read_scheduler(folder, warn)
+
+    def _read_optimizer(self, folder: Path, warn: Callable[[str], None]) -> None:
+        optimizer = self.engine.optimizer
+        if optimizer is None or not self.args.restore_optimizer_state:
+            return
+        if (folder / "optimizer.json").exists():
+            load_by_name(optimizer, self.model, load_tree(folder, "optimizer"))
+            return
+        warn(
+            f"{folder} has no optimizer state (it was saved with save_optimizer_state=False): the optimizer's moments "
+            "start from zero, so this run does not repeat what an uninterrupted one would have done"
+        )
+
+    def _read_scheduler(self, folder: Path, warn: Callable[[str], None]) -> None:
+        scheduler = self.engine.scheduler
+        if scheduler is None:
+            return
+        if self.args.restore_scheduler_state and (folder / "scheduler.json").exists():
+            scheduler.load_state_dict(load_tree(folder, "scheduler"))
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
+            return
+        if self.args.restore_scheduler_state:
+            warn(
+                f"{folder} has no scheduler state (it was saved with save_scheduler_state=False): "
+                f"the schedule is moved to step {self.state.global_step} instead"
+            )
+            with warnings.catch_warnings():
+                # PyTorch warns of a schedule that moves before the optimizer does; here it is meant.
+                warnings.simplefilter("ignore", UserWarning)
+                for _ in range(self.state.global_step):
+                    self.engine.schedule()
+
+
+def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
+    """Weights, the model's configuration if it has one, and the tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(model.state_dict(), folder)
+    for part in (getattr(model, "config", None), getattr(model, "generation_config", None), processing_class):
+        save = getattr(part, "save_pretrained", None)
+        if save is not None:
+            save(folder)
+
+
+def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimizer's state with parameters called by their names in the model instead of by number."""
+    names = _names(optimizer, model)
+    raw = optimizer.state_dict()
+    return {
+        **raw,
+        "state": {names[index]: value for index, value in raw["state"].items()},
+        "param_groups": [{**group, "params": [names[index] for index in group["params"]]} for group in raw["param_groups"]],
+    }
+
+
+def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
+    """Load what :func:`by_name` made.
+
+    Raises:
+        CheckpointError: If the optimizer's parameters or groups are not those that were saved.
+    """
+    names = _names(optimizer, model)
+    numbers = {name: index for index, name in enumerate(names)}
+    here = [[names[index] for index in group["params"]] for group in optimizer.state_dict()["param_groups"]]
+    there = [group["params"] for group in saved["param_groups"]]
+    if here != there:
+        odd = sorted({name for group in here for name in group} ^ {name for group in there for name in group})
+        what = f"it differs in {', '.join(odd[:5])}" if odd else "they are grouped in another way"
+        raise CheckpointError(
+            f"the optimizer state is of other parameters: {what}; set restore_optimizer_state=False to start the optimizer anew"
+        )
+    optimizer.load_state_dict(
+        {
+            **saved,
+            "state": {numbers[name]: value for name, value in saved["state"].items()},
+            "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in saved["param_groups"]],
+        }
+    )
+
+
+def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:
+    """Name of each parameter of the optimizer, by its number in the state dict."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [known.get(id(parameter), f"parameter {index}") for index, parameter in enumerate(parameters)]
+
+
+def _assign(target: Any, values: dict[str, Any]) -> None:
+    """Set the fields of a dataclass; fields that only one side has keep their value."""
+    for field in dataclasses.fields(target):
+        if field.name in values:
+            setattr(target, field.name, values[field.name])
+
+
+def bytes_of_model(model: nn.Module, optimizer_copies: int) -> int:
+    """Upper estimate of a checkpoint's size in bytes: weights and as many copies as the optimizer keeps."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in _distinct(model))
+    return size * (1 + optimizer_copies)
+
+
+def _distinct(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def is_model_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds model weights, in safetensors or in older formats."""
+    names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return any(Path(folder, name).is_file() for name in names)

@@ -1,0 +1,81 @@
+"""Small models and data that many tests train on."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+VOCABULARY = 31
+
+
+class TinyLM(nn.Module):
+    """A causal language model small enough to train in a millisecond, with dropout."""
+
+    def __init__(self, width: int = 16, dropout: float = 0.0):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, width)
+        self.mix = nn.GRU(width, width, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        hidden, _ = self.mix(self.embed(input_ids))
+        return {"logits": self.head(self.dropout(self.norm(hidden)))}
+
+
+def tiny_lm(seed: int = 0, **options: Any) -> TinyLM:
+    """A model whose weights depend on the seed only; the global generators are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return TinyLM(**options)
+
+
+def uneven_samples(count: int = 24, length: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Samples with very different numbers of targets, from one to all."""
+    draw = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        ids = torch.from_numpy(draw.integers(0, VOCABULARY, length))
+        labels = ids.clone()
+        labels[: int(draw.integers(0, length - 1))] = -100
+        samples.append({"input_ids": ids, "labels": labels})
+    return samples
+
+
+class RandomSamples:
+    """Map-style data that draws from all three global generators whenever a sample is read."""
+
+    def __init__(self, count: int = 24, length: int = 12):
+        self.samples = uneven_samples(count, length)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        sample = {key: value.clone() for key, value in self.samples[index].items()}
+        place = random.randrange(len(sample["input_ids"]))
+        sample["input_ids"][place] = int(np.random.randint(VOCABULARY))
+        sample["input_ids"][-1 - place] = int(torch.randint(VOCABULARY, ()))
+        return sample
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a model's weights."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different, f"different weights: {different}"
+
+
+def losses(history: list[dict[str, float]]) -> list[tuple[float, float]]:
+    """(step, loss) of every log record of training, in order."""
+    return [(record["step"], record["loss"]) for record in history if "loss" in record]
