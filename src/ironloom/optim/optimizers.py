@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ironloom.optim.adamw import AdamW
 from ironloom.optim.parameters import decay_groups, is_embedding, is_norm_or_bias
 
 
@@ -17,7 +18,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     no_decay_on_embedding: bool = True,
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW (Loshchilov and Hutter, 2019) in PyTorch's fused kernel.
 
     Norms and biases take no weight decay, nor do embeddings when ``no_decay_on_embedding``.
@@ -28,4 +29,4 @@ def adamw(
         return is_norm_or_bias(name, parameter) or (no_decay_on_embedding and is_embedding(name))
 
     groups = decay_groups(named_parameters, weight_decay, exempt)
-    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay)

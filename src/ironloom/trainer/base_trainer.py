@@ -18,7 +18,7 @@ from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.manifest import verify
 from ironloom.checkpoint.publish import publish_files
 from ironloom.device import choose_device, seed_everything
-from ironloom.errors import CheckpointError, ConfigError, DataError
+from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceError
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.snapshot import is_model_folder, write_model
 from ironloom.trainer.types import ExtensibleTrainer
@@ -238,13 +238,17 @@ class BaseTrainer(ExtensibleTrainer):
         Returns:
             Its path, or None if it could not be written.
         """
+        step = self.state.global_step
         try:
             path = self._save_checkpoint()
         except SaveFailed as error:
             self.warn(f"{error}; training goes on")
-            if self.state.best_global_step == self.state.global_step:
+            if self.state.best_global_step == step:
                 self.state.best_model_checkpoint = self._best_checkpoint_before
             return None
+        except ResourceError as error:
+            self.warn(f"{error}; training goes on")
+            path = str(self.checkpoints.path(step))
         self.emit("on_save")
         return path
 

@@ -17,7 +17,7 @@ from ironloom.checkpoint.weights import load_weights
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.objectives import MethodLoss, choose_objective
-from ironloom.optim import NamedParameters, schedule_by_name
+from ironloom.optim import AdamW, NamedParameters, schedule_by_name
 from ironloom.optim.parameters import decay_groups, is_norm_or_bias
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
@@ -193,7 +193,7 @@ class Trainer(BaseTrainer):
             optimizer_cls, kwargs = self.optimizer_cls_and_kwargs
             return optimizer_cls(groups, **kwargs)
         betas = (self.args.adam_beta1, self.args.adam_beta2)
-        return torch.optim.AdamW(groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon, fused=True)
+        return AdamW(groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon)
 
     def _new_scheduler(self, max_steps: int) -> Any:
         if self.lr_scheduler_factory is not None:
