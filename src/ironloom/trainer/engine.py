@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ironloom.device import random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
 from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.diagnose import token_error
 
 Batch = Mapping[str, Any]
 
@@ -105,8 +106,7 @@ class NativeEngine:
             if index:
                 substep()
             seed_everything(random_key(*key, index))
-            with self._numerics():
-                part, _ = self.objective(self._forward, self._placed(batch), divisor)
+            part, _ = self._run(batch, divisor)
             mean = part / divisor
             (mean if self.scaler is None else self.scaler.scale(mean)).backward()
             loss_sum += part.item()
@@ -156,9 +156,16 @@ class NativeEngine:
     def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
         """Loss and logits of a batch; the model is expected to be in evaluation mode."""
         weight = self.objective.weight(batch)
-        with self._numerics():
-            loss_sum, outputs = self.objective(self._forward, self._placed(batch), max(weight, 1))
+        loss_sum, outputs = self._run(batch, max(weight, 1))
         return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None)
+
+    def _run(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, Any]:
+        """The objective on a batch; a token that the model does not know is named."""
+        try:
+            with self._numerics():
+                return self.objective(self._forward, self._placed(batch), divisor)
+        except IndexError as error:
+            raise token_error(self.model, batch) or error from error
 
     @property
     def _optimizer(self) -> Optimizer:

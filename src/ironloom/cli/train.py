@@ -1,0 +1,42 @@
+"""``ironloom train``: from a configuration to a trained model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from ironloom import config
+from ironloom.cli.configuration import arguments_of, load_checked, output_dir, split, write_run
+from ironloom.config.graph import Graph
+
+
+def train(
+    words: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A configuration file and overrides.")],
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, even where there is a checkpoint to go on from.")] = False,
+) -> None:
+    """Train the run that a configuration describes.
+
+    The resolved configuration is written to run.yaml in the output folder; training that file
+    repeats the run. An interrupted run goes on from its last checkpoint.
+
+    Example: ironloom train examples/quickstart.yaml operation.train_steps=500
+    """
+    path, overrides = split(words)
+    graph = load_checked(path, overrides)
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_run(graph, output_dir(graph))
+    if fresh:
+        arguments_of(graph)["resume_from_checkpoint"] = False
+    _log_messages(graph)
+    trainer = config.build(graph)
+    trainer.train()
+    trainer.save_model()
+
+
+def _log_messages(graph: Graph) -> None:
+    """Show the package's messages from the level that the configuration asks for."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ironloom").setLevel(graph.root.get("log_level", "INFO"))

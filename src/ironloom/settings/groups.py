@@ -1,0 +1,217 @@
+"""The groups of a grouped configuration, all but ``model``: keys, defaults, ranges. Knows no files.
+
+A key whose feature does not exist yet is declared with its default and refused by name when it is
+set to anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import FiniteFloat
+
+from ironloom.errors import ConfigError, Problem
+from ironloom.settings.base import Settings, setting
+from ironloom.settings.model import ModelConfig
+
+Count = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(0)]
+Rate = Annotated[FiniteFloat, Ge(0)]
+Unit = Annotated[FiniteFloat, Ge(0), Lt(1)]
+Share = Annotated[FiniteFloat, Ge(0), Le(1)]
+Cadence = Literal["log", "checkpoint"]
+Datasets = list[str | dict[str, Any]] | None
+
+DISTRIBUTED = "it comes with distributed training"
+MEMORY = "it comes with activation checkpointing"
+FINE_TUNING = "it comes with fine-tuning"
+TRACKERS = "it comes with trackers"
+PROFILING = "it comes with profiling"
+
+
+@dataclass
+class TrainerGroup(Settings):
+    """Batch sizes, intervals and the place of the run."""
+
+    model_name: str = setting("model", "Name of the model and, without model_path, of its folder below output.")
+    model_path: str = setting("", "Folder for checkpoints and the model; empty: output/MODEL_NAME.")
+    micro_batch_size: Count | None = setting(2, "Sequences of one forward pass on each device; null: derived.")
+    train_batch_size: Count | None = setting(None, "Sequences of one optimizer step on all devices; null: derived.")
+    gradient_accumulation_steps: Count | None = setting(None, "Forward passes of one optimizer step on each device; null: derived.")
+    tensor_model_parallel_size: Count = setting(1, "Devices that share each layer.", planned=DISTRIBUTED)
+    pipeline_model_parallel_size: Count = setting(1, "Stages that the layers are cut into.", planned=DISTRIBUTED)
+    save_checkpoint_steps: Count = setting(1000, "Optimizer steps between two checkpoints.")
+    log_interval: Count = setting(20, "Optimizer steps between two log records.")
+    grad_norm_log_interval: Cadence | None = setting(None, "Log the gradient norm with each log record or checkpoint.")
+    param_norm_log_interval: Cadence | None = setting(None, "Log the parameter norm with each log record or checkpoint.")
+    use_flash_attn: bool = setting(True, "Fused attention kernels; false: PyTorch's plain one.")
+    vocab_padding_unit: Count = setting(128, "The embedding's rows are padded to a multiple of this.")
+    num_workers: Size = setting(8, "Processes that read samples; 0: the training process.")
+    do_eval: bool = setting(False, "Evaluate while training.")
+    eval_batch_size: Count | None = setting(None, "Sequences of one evaluation pass on each device; null: micro batch.")
+
+
+@dataclass
+class OperationGroup(Settings):
+    """How long to train, when to evaluate, what to save."""
+
+    train_steps: Count = setting(1000, "Optimizer steps in all.")
+    eval_interval: Count = setting(100, "Optimizer steps between two evaluations, with trainer.do_eval.")
+    eval_samples: Count = setting(100, "Sequences of one evaluation.")
+    test_samples: Count = setting(100, "Sequences of the test set.")
+    activation_recompute: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
+    recompute_strategy: Literal["default", "optimized"] = setting("default", "What to recompute.", planned=MEMORY)
+    no_save: bool = setting(False, "Save no checkpoints.")
+    save_dist_ckpt: bool = setting(False, "Each rank saves its own part.", planned=DISTRIBUTED)
+    exit_interval: Count | None = setting(None, "Save and stop when the step number is a multiple of this.")
+
+
+@dataclass
+class DatasetEntry(Settings):
+    """One dataset of a list of datasets."""
+
+    name: str | None = setting(None, "A name to show; null: dataset_path.")
+    dataset_path: str | None = setting(None, "A file, a folder, a Hugging Face id, or a built-in corpus.")
+    source: str | None = setting(None, "The same under its other name.")
+    task_type: Literal["pretrain", "sft", "dpo"] | None = setting(None, "What it trains; null: pretrain.")
+    ratio: Annotated[FiniteFloat, Gt(0)] = setting(1.0, "Weight in a mixture.", planned="it comes with mixtures")
+    split: str = setting("train", "Split of a Hugging Face dataset.")
+    subset: str | None = setting(None, "Configuration of a Hugging Face dataset.")
+    text_column: str = setting("text", "Column or field that holds the text.")
+    max_samples: Count | None = setting(None, "Read this many documents at most.")
+    messages_column: str = setting("messages", "Column that holds a conversation.", planned=FINE_TUNING)
+    chosen_column: str | None = setting(None, "Column of the preferred answer.", planned=FINE_TUNING)
+    rejected_column: str | None = setting(None, "Column of the other answer.", planned=FINE_TUNING)
+    chat_template: str | None = setting(None, "Template of a conversation.", planned=FINE_TUNING)
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        if (self.dataset_path is None) == (self.source is None):
+            yield Problem("needs dataset_path, or source for short, and not both", path="dataset_path")
+        if self.task_type in ("sft", "dpo"):
+            yield Problem(f"{self.task_type!r} is not available yet: {FINE_TUNING}", path="task_type")
+
+
+@dataclass
+class DataGroup(Settings):
+    """What to read."""
+
+    config_path: str | None = setting(None, "File with the data settings.", planned="write them inline")
+    task_type: Literal["pretrain", "sft", "dpo"] | None = setting(None, "What to train; null: pretrain.")
+    splits: list[Share] = setting(default_factory=lambda: [0.97, 0.029, 0.001], doc="Shares of training, evaluation and test data.")
+    train_datasets: Datasets = setting(None, "Datasets to train on: names, paths or mappings with dataset_path.")
+    eval_datasets: Datasets = setting(None, "Datasets to evaluate on; null: a split of the training data.")
+    test_datasets: Datasets = setting(None, "Datasets to test on; null: a split of the training data.")
+    vocab_size: Annotated[int, Ge(1)] = setting(51200, "Size of a vocabulary that is trained here.")
+    pad_to_max_length: bool = setting(False, "Pad every sequence.", planned=FINE_TUNING)
+    pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "Id of the padding; -1: end of text.", planned=FINE_TUNING)
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        if self.task_type in ("sft", "dpo"):
+            yield Problem(f"{self.task_type!r} is not available yet: {FINE_TUNING}", path="task_type")
+        if len(self.splits) != 3 or abs(sum(self.splits) - 1) > 1e-6:
+            yield Problem(f"expected three shares whose sum is 1, found {self.splits}", path="splits")
+        elif self.splits[0] == 0:
+            yield Problem("the share of training data is 0", path="splits")
+        for key in ("train_datasets", "eval_datasets", "test_datasets"):
+            for index, entry in enumerate(getattr(self, key) or ()):
+                if isinstance(entry, Mapping):
+                    yield from _entry_problems(entry, f"{key}.{index}.")
+
+
+def _entry_problems(entry: Mapping[str, Any], prefix: str) -> Iterable[Problem]:
+    """What is wrong with one dataset of a list; paths start with ``prefix``."""
+    try:
+        DatasetEntry.from_mapping(entry)
+    except ConfigError as error:
+        return [replace(problem, path=f"{prefix}{problem.path}") for problem in error.problems]
+    return []
+
+
+@dataclass
+class OptimGroup(Settings):
+    """Optimizer and schedule."""
+
+    optimizer: Literal["adam", "adamw"] = setting("adam", "adam and adamw: AdamW, its weight decay apart from the gradient.")
+    lr_scheduler: Literal["cosine", "linear", "constant"] = setting("cosine", "How the learning rate falls.")
+    max_lr: Annotated[FiniteFloat, Gt(0)] = setting(5e-4, "Learning rate at the end of the warm-up.")
+    min_lr: Rate = setting(0.0, "Learning rate at the end of the fall.")
+    warmup_steps: Size = setting(0, "Steps over which the learning rate rises.")
+    annealing_steps: Size = setting(0, "Steps over which it falls; 0: all that the warm-up leaves.")
+    weight_decay: Rate = setting(0.01, "Weight decay of matrices; norms and biases have none.")
+    no_decay_on_embedding: bool = setting(True, "Leave embeddings out of weight decay.")
+    adam_beta1: Unit = setting(0.9, "Decay of the first moment.")
+    adam_beta2: Unit = setting(0.95, "Decay of the second moment.")
+    adam_eps: Annotated[FiniteFloat, Gt(0)] = setting(1e-8, "Added to the root of the second moment.")
+    clip_grad: Rate = setting(1.0, "Clip the gradient to this L2 norm; 0: never.")
+    load_checkpoint_optim_state: bool = setting(True, "Take the optimizer's state from the checkpoint on resume.")
+    load_checkpoint_lr_scheduler: bool = setting(True, "Take the scheduler's state from the checkpoint on resume.")
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        if self.min_lr > self.max_lr:
+            yield Problem(f"{self.min_lr} is more than max_lr {self.max_lr}", path="min_lr")
+
+
+@dataclass
+class InitGroup(Settings):
+    """How weights begin."""
+
+    seed: Size = setting(1337, "Seed of everything random.")
+    init_std: Rate = setting(0.006, "Standard deviation of initial weights.")
+    xavier_init: bool = setting(False, "Scale initial weights by their width instead (Glorot and Bengio, 2010).")
+    data_parallel_random_init: bool = setting(False, "Different weights on each replica.", planned=DISTRIBUTED)
+
+
+@dataclass
+class ParallelGroup(Settings):
+    """Processes. Their numbers come from the environment that torchrun sets."""
+
+    rank: Annotated[int, Ge(-1)] = setting(-1, "Number of this process; -1: from the environment.")
+    local_rank: Size = setting(0, "Number of this process on its machine; from the environment.")
+    world_size: Count = setting(1, "Number of processes; from the environment.")
+    dist_backend: Literal["nccl", "gloo"] = setting("nccl", "How processes talk.", planned=DISTRIBUTED)
+    timeout_minute: Annotated[FiniteFloat, Gt(0)] = setting(10.0, "Patience with a silent rank.", planned=DISTRIBUTED)
+    use_fsdp: bool = setting(False, "Shard weights, gradients and optimizer.", planned=DISTRIBUTED)
+    fsdp_offload_params: bool = setting(False, "Keep shards in host memory.", planned=DISTRIBUTED)
+    fsdp_mixed_precision: Literal["mixed", "fp16", "bf16", "fp32"] = setting("mixed", "Precision.", planned=DISTRIBUTED)
+    fsdp_sharding_strategy: Literal["full", "hybrid", "no_shard"] = setting("full", "What to shard.", planned=DISTRIBUTED)
+    fsdp_state_dict_type: Literal["full", "local", "sharded"] = setting("full", "What to save.", planned=DISTRIBUTED)
+
+
+@dataclass
+class UtilsGroup(Settings):
+    """Logging and diagnosis."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting("INFO", "Least level of messages shown.")
+    tensorboard_dir: str | None = setting(None, "Folder for TensorBoard.", planned=TRACKERS)
+    mlflow_tracking_uri: str | None = setting(None, "Address of an MLflow server.", planned=TRACKERS)
+    mlflow_experiment_name: str | None = setting(None, "Experiment in MLflow.", planned=TRACKERS)
+    profile_nsys: bool = setting(False, "Profile with Nsight Systems.", planned=PROFILING)
+    profile_torch: bool = setting(False, "Profile with PyTorch's profiler.", planned=PROFILING)
+    profile_step_start: Size = setting(10, "First step of the profile.", planned=PROFILING)
+    profile_step_end: Size = setting(12, "Last step of the profile.", planned=PROFILING)
+    profile_ranks: list[Size] = setting(default_factory=lambda: [0], doc="Processes to profile.")
+    deterministic: bool = setting(False, "Refuse operations whose result may differ from run to run.")
+    report_memory_usage: bool = setting(True, "Log the peak memory with the first record.")
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        if self.profile_ranks != [0]:
+            yield Problem(f"{self.profile_ranks} is not available yet: {PROFILING}", path="profile_ranks")
+
+
+GROUPS: dict[str, type[Settings]] = {
+    "model": ModelConfig,
+    "init": InitGroup,
+    "optim": OptimGroup,
+    "data": DataGroup,
+    "parallel": ParallelGroup,
+    "trainer": TrainerGroup,
+    "operation": OperationGroup,
+    "utils": UtilsGroup,
+}
