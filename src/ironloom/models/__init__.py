@@ -1,0 +1,6 @@
+"""Plain nn.Modules: the built-in decoder, its initialisation, generation and files. Knows no parallelism."""
+
+from ironloom.models.build import build_decoder
+from ironloom.models.decoder import CausalLMOutput, Decoder
+
+__all__ = ["CausalLMOutput", "Decoder", "build_decoder"]
