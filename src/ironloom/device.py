@@ -62,11 +62,14 @@ def hold_deterministic(wanted: bool) -> Iterator[None]:
     PyTorch says so itself where it is missing.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    if before or not wanted:
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ironloom import config
+from ironloom.cli.working import working
 from ironloom.cli.configuration import arguments_of, load_checked, output_dir, split, write_run
 from ironloom.config.graph import Graph
 
@@ -31,9 +32,24 @@ def train(
     if fresh:
         arguments_of(graph)["resume_from_checkpoint"] = False
     _log_messages(graph)
-    trainer = config.build(graph)
-    trainer.train()
+    _prepare_data(graph)
+    objects = config.build(graph, [name for name in ("main", "test_dataset") if name in graph.root])
+    trainer, test_dataset = objects["main"], objects.get("test_dataset")
+    output = trainer.train()
     trainer.save_model()
+    test = trainer.evaluate(test_dataset, metric_key_prefix="test") if test_dataset is not None else None
+    from ironloom.cli.summary import show
+
+    show(trainer, output, test)
+
+
+def _prepare_data(graph: Graph) -> None:
+    """Tokenize what is not in the cache yet, with a sign of life; the run then finds it there."""
+    if "data" not in graph.root:
+        return
+    data = config.build(graph, "data")
+    with working("preparing the data") as progress:
+        data.prepare(progress)
 
 
 def _log_messages(graph: Graph) -> None:

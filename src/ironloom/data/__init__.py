@@ -1,0 +1,32 @@
+"""Corpora to tokens, tokens to samples, samples to batches. Rank and size are integers here."""
+
+from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
+from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
+from ironloom.data.corpus import fingerprint, read_documents
+from ironloom.data.loader import Loader, make_loader
+from ironloom.data.order import Permutation
+from ironloom.data.pretrain import PretrainData
+from ironloom.data.store import TokenStore, prepare
+from ironloom.data.stream import IterableLoader
+from ironloom.data.tokenizer import Tokenizer, make_tokenizer
+
+__all__ = [
+    "ColumnFilter",
+    "IterableLoader",
+    "Loader",
+    "PadCollator",
+    "Permutation",
+    "PretrainData",
+    "TokenBlocks",
+    "TokenStore",
+    "Tokenizer",
+    "collate_blocks",
+    "default_collate",
+    "fingerprint",
+    "keep_columns",
+    "make_loader",
+    "make_tokenizer",
+    "prepare",
+    "read_documents",
+    "split_ranges",
+]

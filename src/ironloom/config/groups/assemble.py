@@ -60,7 +60,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         args=arguments,
         data_collator=_node("ironloom.data:collate_blocks", mode="partial"),
         train_dataset=_node(ATTRIBUTE, data, "train"),
-        eval_dataset=_node(ATTRIBUTE, data, "eval"),
+        eval_dataset=_node(ATTRIBUTE, data, "eval") if groups.trainer.do_eval else None,
         processing_class=tokenizer,
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
@@ -75,6 +75,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
             "optimizer": optimizer,
             "lr_scheduler": schedule,
             "main": main,
+            "test_dataset": _node(ATTRIBUTE, data, "test"),
         }
     )
 
@@ -166,8 +167,10 @@ def _arguments(groups: Groups, key: _Keys) -> Node:
         report_memory=key("utils.report_memory_usage"),
         eval_strategy=key.derived("steps" if trainer.do_eval else "no", "trainer.do_eval"),
         eval_steps=key("operation.eval_interval"),
+        eval_on_start=key("trainer.do_eval"),
         save_strategy=key.derived("no" if operation.no_save else "steps", "operation.no_save"),
         save_steps=key("trainer.save_checkpoint_steps"),
+        remove_unused_columns=Sourced(False, FIXED),
         save_optimizer_state=Sourced(True, FIXED),
         save_scheduler_state=Sourced(True, FIXED),
         resume_from_checkpoint=Sourced(True, FIXED),

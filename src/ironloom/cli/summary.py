@@ -1,0 +1,79 @@
+"""What ``ironloom train`` shows when a run is over: a table of results and a few generated lines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ironloom.data.tokenizer import Tokenizer
+from ironloom.models.generate import generate
+from ironloom.trainer import Trainer, TrainOutput
+
+PROMPT_TOKENS = 8
+NEW_TOKENS = 40
+
+
+def show(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -> None:
+    """Print the table and the lines on standard output.
+
+    Args:
+        trainer: After training.
+        output: What ``train`` returned.
+        test: Metrics on the test set, if there is one.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Summary", show_header=False)
+    for name, value in rows(trainer, output, test):
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    for line in samples(trainer):
+        console.print(line, highlight=False, markup=False)
+
+
+def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -> list[tuple[str, str]]:
+    """Names and values of the table."""
+    state, metrics = trainer.state, output.metrics
+    found = [
+        ("steps", f"{state.global_step:,} of {state.max_steps:,}"),
+        ("epochs", f"{state.epoch:.2f}"),
+        ("tokens", f"{state.num_input_tokens_seen:,}"),
+        ("training loss", f"{output.training_loss:.4f} (mean over the run)"),
+    ]
+    losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
+    if losses:
+        found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
+        found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
+    if test is not None:
+        found.append(("test loss", f"{test['test_loss']:.4f} (perplexity {_perplexity(test['test_loss'])})"))
+    if metrics["train_steps_per_second"]:
+        found.append(("time", f"{metrics['train_runtime']:.1f} s"))
+        found.append(("speed", f"{metrics['train_tokens_per_second']:,.0f} tokens/s"))
+    if "peak_memory_mib" in metrics:
+        found.append(("peak memory", f"{metrics['peak_memory_mib']:,.0f} MiB"))
+    found.append(("model", str(trainer.args.output_dir)))
+    return found
+
+
+def samples(trainer: Trainer, count: int = 3) -> list[str]:
+    """Held-out beginnings and how the model goes on, one line each."""
+    tokenizer, dataset = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
+    if not isinstance(tokenizer, Tokenizer):
+        return []
+    lines = []
+    for index in range(min(count, len(dataset))):
+        prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
+        written = generate(trainer.unwrapped_model(), prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
+        begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
+        lines.append(f"{_one_line(begun)} | {_one_line(whole[len(begun):])}")
+    return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(loss):,.1f}" if loss < 20 else "inf"

@@ -1,0 +1,130 @@
+"""Fixed-length samples cut from one long run of tokens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ironloom.data.collate import default_collate
+from ironloom.data.store import TokenStore
+from ironloom.errors import DataError
+
+
+class TokenBlocks:
+    """Blocks of ``seq_length`` tokens, end to end, each with the tokens that follow.
+
+    Sample ``i`` reads the tokens from ``start + i * S`` to ``start + i * S + S``, the last one included, for
+    ``S = seq_length``. What does not fill a block at the end is left out.
+
+    Args:
+        tokens: A token store, or an array of shape (tokens,) of any integer type.
+        start: First token of the range.
+        stop: End of the range.
+        seq_length: Tokens per sample.
+
+    Raises:
+        DataError: If the range is shorter than one block.
+    """
+
+    def __init__(self, tokens: TokenStore | NDArray[Any], start: int, stop: int, seq_length: int):
+        array = tokens.tokens if isinstance(tokens, TokenStore) else tokens
+        if not 0 <= start <= stop <= len(array):
+            raise ValueError(f"tokens {start} to {stop} were asked for, there are {len(array)}")
+        if stop - start < seq_length + 1:
+            raise DataError(
+                f"{stop - start} tokens are less than one sequence: {seq_length + 1} are needed for a sequence length "
+                f"of {seq_length} (use shorter sequences, more text, or another split)"
+            )
+        self.seq_length = seq_length
+        self._source = tokens
+        self._range = start, stop
+        # Slicing a plain array is several times faster than slicing a memmap, and reads the same file.
+        self._tokens = np.asarray(array).view(np.ndarray)[start:stop]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to another process as the name of the file, not as its content."""
+        return TokenBlocks, (self._source, *self._range, self.seq_length)
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return (len(self._tokens) - 1) // self.seq_length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One block: ``input_ids`` and ``shift_labels``, int64 of shape (seq_length,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        sample: dict[str, torch.Tensor] = self._read([index % len(self)])[0]
+        return sample
+
+    def __getitems__(self, indices: list[int]) -> BlockRows:
+        """Many blocks at once, in one piece of memory."""
+        return self._read(indices)
+
+    def _read(self, indices: list[int]) -> BlockRows:
+        length, tokens = self.seq_length, self._tokens
+        inputs = np.empty((len(indices), length), dtype=np.int64)
+        labels = np.empty((len(indices), length), dtype=np.int64)
+        for row, index in enumerate(indices):
+            begin = index * length
+            inputs[row] = tokens[begin : begin + length]
+            labels[row] = tokens[begin + 1 : begin + length + 1]
+        return BlockRows({"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)})
+
+
+class BlockRows(Sequence[dict[str, torch.Tensor]]):
+    """Samples that lie in one batch already: a sequence of dicts for any collator, the batch itself for ours.
+
+    Attributes:
+        batch: ``input_ids`` and ``shift_labels``, int64 of shape (samples, seq_length).
+    """
+
+    def __init__(self, batch: dict[str, torch.Tensor]):
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch["input_ids"])
+
+    def __getitem__(self, index: Any) -> Any:
+        """One sample, or a list of them for a slice; its tensors are views into the batch."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return {name: values[index] for name, values in self.batch.items()}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (self[place] for place in range(len(self)))
+
+
+def collate_blocks(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The batch of samples of :class:`TokenBlocks`; copies nothing when they were read together.
+
+    Returns:
+        ``input_ids`` and ``shift_labels``, int64 of shape (samples, seq_length).
+    """
+    if isinstance(samples, BlockRows):
+        return samples.batch
+    return default_collate(samples)  # type: ignore[no-any-return]
+
+
+def split_ranges(num_tokens: int, splits: Sequence[float]) -> list[tuple[int, int]]:
+    """Contiguous ranges of tokens in the proportions of ``splits``.
+
+    Args:
+        num_tokens: Length of the whole.
+        splits: Shares of at least 0, with a sum of 1.
+
+    Returns:
+        One ``(start, stop)`` for each share, each starting where the one before stops; together they cover everything.
+    """
+    edges = [min(num_tokens, round(num_tokens * share)) for share in np.cumsum([0.0, *splits])]
+    edges[-1] = num_tokens
+    # A trailing share of zero gets nothing of what the rounding of its forerunners leaves.
+    for place in range(len(splits) - 1, 0, -1):
+        if splits[place] > 0:
+            break
+        edges[place] = num_tokens
+    return list(itertools.pairwise(edges))

@@ -1,0 +1,83 @@
+"""Entries of a list of datasets: what a configuration names, and the texts behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ironloom.data.corpus import fingerprint, read_documents
+from ironloom.errors import ConfigError, Problem
+from ironloom.settings.base import mapping_problems
+from ironloom.settings.groups import DatasetEntry
+
+Datasets = Sequence[str | Mapping[str, Any]]
+"""Each a source (see ``corpus.read_documents``) or a mapping with the keys of ``DatasetEntry``."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Datasets read one after the other, each given by the arguments of ``read_documents``."""
+
+    sources: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def of(cls, datasets: Datasets) -> Corpus:
+        """From entries that :func:`entry_problems` finds right."""
+        return cls(tuple(_arguments(entry) for entry in datasets))
+
+    def documents(self) -> Iterator[str]:
+        """The texts, see ``corpus.read_documents``."""
+        for arguments in self.sources:
+            yield from read_documents(**arguments)
+
+    def key(self) -> str:
+        """What identifies the texts."""
+        return ",".join(fingerprint(**arguments) for arguments in self.sources)
+
+
+def _arguments(entry: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"source": entry}
+    settings = DatasetEntry.from_mapping(entry)
+    return {
+        "source": settings.dataset_path or settings.source,
+        "text_column": settings.text_column,
+        "split": settings.split,
+        "subset": settings.subset,
+        "max_samples": settings.max_samples,
+    }
+
+
+def entry_problems(path: str, datasets: Any) -> Iterator[Problem]:
+    """What is wrong with a list of entries.
+
+    Args:
+        path: The key they stand under.
+        datasets: What was given; None is right.
+    """
+    if datasets is None:
+        return
+    if isinstance(datasets, str | Mapping) or not isinstance(datasets, Sequence):
+        yield Problem(f"expected a list of datasets, found {datasets!r}", path=path)
+        return
+    for number, entry in enumerate(datasets):
+        place = f"{path}.{number}"
+        if isinstance(entry, str):
+            if not entry:
+                yield Problem("expected the name of a dataset, found an empty text", path=place)
+        elif isinstance(entry, Mapping):
+            problems = mapping_problems(DatasetEntry, entry, prefix=f"{place}.")
+            yield from problems
+            if not problems:
+                yield from _cross_problems(place, entry)
+        else:
+            yield Problem(f"expected a name or a mapping, found {entry!r}", path=place)
+
+
+def _cross_problems(place: str, entry: Mapping[str, Any]) -> Iterator[Problem]:
+    try:
+        DatasetEntry.from_mapping(entry)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Problem(problem.message, f"{place}.{problem.path}", problem.origin, problem.hint)

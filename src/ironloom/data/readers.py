@@ -1,0 +1,184 @@
+"""Readers of single files: each yields the texts of one file and names file and line of what is wrong in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ironloom.errors import DataError
+
+_CSV_FIELD_LIMIT = 2**31 - 1
+_PARQUET_BATCH = 512  # rows in memory at a time
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_txt(path: Path, text_column: str) -> Iterator[str]:
+    """The whole file as one document."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not content:
+        raise _empty(path)
+    content = content.removeprefix(_BOM)
+    try:
+        yield content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _bad_utf8(f"{path}:{line}", error) from error
+
+
+def read_jsonl(path: Path, text_column: str) -> Iterator[str]:
+    """One JSON object in each line; blank lines are passed over."""
+    for number, line in _lines(path):
+        if line.strip():
+            place = f"{path}:{number}"
+            yield text_of(_parsed(line.rstrip("\r\n"), path, number), text_column, place)
+
+
+def read_json(path: Path, text_column: str) -> Iterator[str]:
+    """A list of objects, one object, or objects line by line."""
+    (content,) = read_txt(path, text_column)
+    if content.lstrip()[:1] == "[":
+        for number, record in enumerate(_parsed(content, path)):
+            yield text_of(record, text_column, f"{path}: record {number}")
+        return
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        yield from read_jsonl(path, text_column)
+        return
+    yield text_of(record, text_column, str(path))
+
+
+def read_csv(path: Path, text_column: str) -> Iterator[str]:
+    """Comma-separated values with a header; a field may hold line breaks when it is quoted."""
+    csv.field_size_limit(_CSV_FIELD_LIMIT)  # a document may be longer than the default of 128 KiB
+    rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    try:
+        header = next(rows)
+        for row in rows:
+            place = f"{path}:{rows.line_num}"
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
+            yield text_of(dict(zip(header, row, strict=True)), text_column, place)
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
+
+
+def read_parquet(path: Path, text_column: str) -> Iterator[str]:
+    """One column of a Parquet file, a few hundred rows at a time."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        if path.stat().st_size == 0:
+            raise _empty(path)
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if text_column not in names:
+                raise _no_column(str(path), text_column, names)
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=[text_column]):
+                for value in batch.column(0).to_pylist():
+                    yield text_of({text_column: value}, text_column, f"{path}: row {number}")
+                    number += 1
+    except DataError:
+        raise
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a complete Parquet file (at row {number}): {error}") from error
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+    ".txt": read_txt,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def text_of(record: Any, text_column: str, place: str) -> str:
+    """The text of one record.
+
+    Args:
+        record: What was read.
+        text_column: The field that holds the text.
+        place: File and line, for the message.
+
+    Raises:
+        DataError: If the record has no such field, or it is not a text that can be encoded as UTF-8.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{place}: expected an object with a field {text_column!r}, found {_shown(record)}")
+    if text_column not in record:
+        raise _no_column(place, text_column, record)
+    text = record[text_column]
+    if not isinstance(text, str):
+        raise DataError(f"{place}: expected a text in {text_column!r}, found {_shown(text)}")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise DataError(f"{place}: {text_column!r} holds half of a surrogate pair (at character {error.start})") from error
+    return text
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, with their ends.
+
+    Raises:
+        DataError: If the file cannot be read, is empty, or a line is not UTF-8.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removeprefix(_BOM) if number == 1 else line
+                try:
+                    decoded = text.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise _bad_utf8(f"{path}:{number}", error) from error
+                yield number, decoded
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if number == 0:
+        raise _empty(path)
+
+
+def _parsed(text: str, path: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise DataError(f"{path}:{line}: not valid JSON: {error.msg} (column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, endless nesting
+        raise DataError(f"{path}:{first_line}: not readable as JSON: {error}") from error
+
+
+def _no_column(place: str, text_column: str, columns: Any) -> DataError:
+    names = ", ".join(map(str, columns))
+    return DataError(f"{place}: no column {text_column!r}; there is {names or 'none'} (set text_column)")
+
+
+def _bad_utf8(place: str, error: UnicodeDecodeError) -> DataError:
+    byte = error.object[error.start]
+    return DataError(f"{place}: not UTF-8: byte 0x{byte:02x} ({error.reason}); convert the file to UTF-8")
+
+
+def _empty(path: Path) -> DataError:
+    return DataError(f"{path}: the file is empty")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read: {error.strerror}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

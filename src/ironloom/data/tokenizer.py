@@ -1,0 +1,222 @@
+"""Tokenizers: text to token ids and back, on the library ``tokenizers`` alone.
+
+Importing transformers would cost seconds at every start; what is saved here is loaded there by ``AutoTokenizer`` and
+gives the same ids.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import xxhash
+
+from ironloom.data import tokenizer_files
+from ironloom.errors import ConfigError, DataError
+from ironloom.settings.base import nearest
+
+END_TOKEN = "<|endoftext|>"
+
+MIN_VOCAB_SIZE = 257
+"""Of a byte-level tokenizer: one token for each byte, and the end token."""
+
+TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte")
+_LATER_TYPES = ("tiktoken", "sentencepiece", "t5")
+
+
+class Tokenizer:
+    """A ``tokenizers.Tokenizer`` together with what its file does not say: which token ends a text.
+
+    Args:
+        backend: The tokenizer proper. Truncation and padding that it brings along are switched off.
+        config: The content of ``tokenizer_config.json``; ``eos_token`` and ``pad_token`` are read from it.
+        extra_files: Further files that belong to it, such as a chat template; copied when it is saved.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: dict[str, Any] | None = None,
+        extra_files: Iterable[Path] = (),
+    ):
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._config = dict(config or {})
+        self._extra_files = tuple(extra_files)
+        self.eos_token_id: int | None = self._id_of("eos_token")
+        pad_token_id = self._id_of("pad_token")
+        self.pad_token_id: int | None = self.eos_token_id if pad_token_id is None else pad_token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included: every id is below it."""
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max(ids) + 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give the same ids and end a text with the same token."""
+        return xxhash.xxh3_128_hexdigest(f"{self.eos_token_id}:{self._backend.to_str()}".encode())
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, in parallel over the cores. No special tokens are added."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text. No special tokens are added."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of ``ids``; ids that are no token, as in a padded vocabulary, give nothing."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the files from which ``AutoTokenizer.from_pretrained(folder)`` makes an equal tokenizer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._config}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for file in self._extra_files:
+            if file.resolve() != (folder / file.name).resolve():
+                shutil.copyfile(file, folder / file.name)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Tokenizer:
+        """Load from a folder, a ``tokenizer.json``, or the Hugging Face hub.
+
+        Raises:
+            DataError: If there is no such tokenizer, the hub cannot be reached, or a file is damaged.
+        """
+        files = tokenizer_files.find(str(name_or_path))
+        return cls(files.backend(), files.config(), files.extra())
+
+    @classmethod
+    def train(cls, documents: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Train a byte-level BPE; the same documents give the same tokenizer.
+
+        Args:
+            documents: The text. It is read once, and not kept.
+            vocab_size: Number of ids, with the 256 bytes and the end token; fewer if the text has no more pairs.
+
+        Raises:
+            ConfigError: If ``vocab_size`` has no room for the bytes.
+            DataError: If there is no text.
+        """
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise ConfigError(
+                f"vocab_size: a byte-level tokenizer needs at least {MIN_VOCAB_SIZE} (each byte, and the end token), found {vocab_size}"
+            )
+        backend = _byte_level(tokenizers.models.BPE())
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_TOKEN],
+            initial_alphabet=_byte_alphabet(),
+            show_progress=False,
+        )
+        texts = _Counted(documents)
+        backend.train_from_iterator(texts, trainer=trainer)
+        if texts.count == 0:
+            raise DataError("there is no text to train a tokenizer on")
+        return cls(backend, _end_config())
+
+    @classmethod
+    def bytes(cls) -> Tokenizer:
+        """The tokenizer whose ids are the bytes of UTF-8, and 256 for the end of a text."""
+        vocabulary = {character: byte for byte, character in enumerate(_byte_alphabet())}
+        backend = _byte_level(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+        backend.add_special_tokens([END_TOKEN])
+        return cls(backend, _end_config())
+
+    def _id_of(self, kind: str) -> int | None:
+        """The id of a special token; for the end token also from the names that are in use for it."""
+        token = self._config.get(kind)
+        if isinstance(token, dict):  # older files hold the token with its properties
+            token = token.get("content")
+        names = [token] if isinstance(token, str) else []
+        if not names and kind == "eos_token":
+            names = [END_TOKEN, "</s>", "<|end_of_text|>", "<eos>"]
+        ids = (self._backend.token_to_id(name) for name in names)
+        return next((found for found in ids if found is not None), None)
+
+
+def make_tokenizer(
+    tokenizer_type: str,
+    vocab_name_or_path: str | None,
+    vocab_size: int,
+    documents: Callable[[], Iterator[str]],
+) -> Tokenizer:
+    """The tokenizer that a configuration names.
+
+    Args:
+        tokenizer_type: ``gpt2``, ``bbpe`` or ``llama``: load it; ``bbpe`` without a name: train it; ``byte``: the bytes
+            of UTF-8, where the other arguments play no part.
+        vocab_name_or_path: A folder, a ``tokenizer.json`` or a name on the hub.
+        vocab_size: Size of a tokenizer that is trained.
+        documents: Gives the text to train on.
+
+    Raises:
+        ConfigError: For a type that is unknown, not built yet, or lacks its name.
+        DataError: If it cannot be loaded, or there is no text to train on.
+    """
+    check_tokenizer_type(tokenizer_type, vocab_name_or_path)
+    if tokenizer_type == "byte":
+        return Tokenizer.bytes()
+    if vocab_name_or_path is None and tokenizer_type == "bbpe":
+        return Tokenizer.train(documents(), vocab_size)
+    return Tokenizer.load(vocab_name_or_path or tokenizer_type)
+
+
+def check_tokenizer_type(tokenizer_type: str, vocab_name_or_path: str | None) -> None:
+    """Refuse what :func:`make_tokenizer` cannot make.
+
+    Raises:
+        ConfigError: For a type that is unknown, not built yet, or lacks its name.
+    """
+    if tokenizer_type in _LATER_TYPES:
+        raise ConfigError(f"tokenizer_type: {tokenizer_type!r} is not available yet (use bbpe, gpt2, llama or byte)")
+    if tokenizer_type not in TOKENIZER_TYPES:
+        near = nearest(tokenizer_type, TOKENIZER_TYPES)
+        hint = f"did you mean {near!r}?" if near else f"one of {', '.join(TOKENIZER_TYPES)}"
+        raise ConfigError(f"tokenizer_type: unknown type {tokenizer_type!r} ({hint})")
+    if tokenizer_type == "llama" and vocab_name_or_path is None:
+        raise ConfigError("vocab_name_or_path: a llama tokenizer needs the folder or the name it is loaded from")
+
+
+class _Counted(Iterator[str]):
+    """Passes documents on and counts them."""
+
+    def __init__(self, documents: Iterable[str]):
+        self._documents = iter(documents)
+        self.count = 0
+
+    def __next__(self) -> str:
+        document = next(self._documents)
+        self.count += 1
+        return document
+
+
+def _byte_level(model: Any) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    return backend
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable character that stands for each byte in GPT-2's byte-level vocabularies, by byte."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _end_config() -> dict[str, Any]:
+    return {"eos_token": END_TOKEN, "pad_token": END_TOKEN}
