@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny import tiny_lm, uneven_samples
 from torch import nn
 
 import ironloom
 from ironloom.callbacks import EVENTS, CallbackHandler, ProgressCallback, TrainerControl, TrainerState
+from tiny import tiny_lm, uneven_samples
 
 
 class Recorder(transformers.TrainerCallback):

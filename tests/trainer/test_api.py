@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_lm, uneven_samples, weights
 
 import ironloom
 import ironloom.trainer
 from ironloom import BaseTrainer, Trainer, TrainerControl, TrainerState, TrainingArguments, TrainOutput
+from tiny import tiny_lm, uneven_samples, weights
 
 NAMES = [
     "AbstractBaseTrainer",
@@ -97,11 +97,11 @@ def test_names_that_users_of_transformers_reach_for() -> None:
     import transformers
 
     ours = {field.name for field in fields(TrainingArguments)}
-    wanted = (
-        "gradient_accumulation_steps max_grad_norm seed data_seed bf16 fp16 eval_on_start load_best_model_at_end "
-        "metric_for_best_model greater_is_better dataloader_prefetch_factor dataloader_persistent_workers logging_first_step "
-        "include_num_input_tokens_seen warmup_ratio lr_scheduler_kwargs use_cpu remove_unused_columns label_names"
-    ).split()
+    wanted = """
+        gradient_accumulation_steps max_grad_norm seed data_seed bf16 fp16 eval_on_start load_best_model_at_end
+        metric_for_best_model greater_is_better dataloader_prefetch_factor dataloader_persistent_workers logging_first_step
+        include_num_input_tokens_seen warmup_ratio lr_scheduler_kwargs use_cpu remove_unused_columns label_names
+    """.split()  # noqa: SIM905
     assert set(wanted) <= ours
     assert {"compute_metrics", "compute_loss_func"} <= set(inspect.signature(Trainer).parameters)
     theirs = transformers.TrainingArguments(output_dir="x", use_cpu=True, report_to="none")

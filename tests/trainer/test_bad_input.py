@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import VOCABULARY, assert_same_weights, tiny_lm, uneven_samples, weights
 
 from ironloom import ConfigError, DataError, Interrupted, ResourceError, Trainer, TrainerCallback, TrainingArguments
 from ironloom.data.order import Permutation
 from ironloom.device import random_key
 from ironloom.errors import NonFiniteError
+from tiny import VOCABULARY, assert_same_weights, tiny_lm, uneven_samples, weights
 
 
 def make(folder: Path, train: Any = None, **args: Any) -> Trainer:
@@ -204,7 +204,7 @@ def test_a_signal_finishes_the_step_saves_and_leaves(signum: int, workers: int, 
     ended = []
     trainer.add_callback(type("End", (TrainerCallback,), {"on_train_end": lambda *args, **kwargs: ended.append(1)}))
     trainer.add_callback(Signal(3, signum))
-    with pytest.raises(Interrupted, match="after step 3: saved .*checkpoint-3") as stopped:
+    with pytest.raises(Interrupted, match=r"after step 3: saved .*checkpoint-3") as stopped:
         trainer.train()
     assert isinstance(stopped.value, KeyboardInterrupt)
     assert stopped.value.exit_code == 128 + signum

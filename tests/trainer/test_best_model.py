@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import assert_same_weights, tiny_lm, uneven_samples, weights
 
 from ironloom import Trainer, TrainerCallback
 from ironloom.checkpoint.weights import load_weights
+from tiny import assert_same_weights, tiny_lm, uneven_samples, weights
 
 
 class ScriptedLoss(Trainer):
@@ -131,7 +131,7 @@ def test_a_damaged_best_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 
 def test_an_unknown_metric_is_named_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="eval_accuracy.*eval_loss"):
+    with pytest.raises(ValueError, match=r"eval_accuracy.*eval_loss"):
         run(tmp_path, [1.0], metric_for_best_model="accuracy")
 
 
@@ -153,9 +153,7 @@ def test_compute_metrics_ranks(tmp_path: Path) -> None:
         "eval_steps": 1,
         "metric_for_best_model": "accuracy",
     }
-    trainer = Trainer(
-        tiny_lm(), args, train_dataset=uneven_samples(), eval_dataset=uneven_samples(7), compute_metrics=metrics
-    )
+    trainer = Trainer(tiny_lm(), args, train_dataset=uneven_samples(), eval_dataset=uneven_samples(7), compute_metrics=metrics)
     trainer.train()
     assert seen == [((7, 12, 31), (7, 12))] * 2
     values = [record["eval_accuracy"] for record in trainer.state.log_history if "eval_accuracy" in record]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyLM, assert_same_weights, losses, tiny_lm, uneven_samples, weights
 
 from ironloom import Trainer, TrainerCallback
+from tiny import TinyLM, assert_same_weights, losses, tiny_lm, uneven_samples, weights
 
 
 def make(folder: Path, model: Any = None, train: Any = None, **args: Any) -> Trainer:
@@ -25,9 +25,7 @@ def make(folder: Path, model: Any = None, train: Any = None, **args: Any) -> Tra
         **args,
     }
     given = {"model_init": tiny_lm} if model is None else {"model": model}
-    return Trainer(
-        **given, args=options, train_dataset=uneven_samples(16) if train is None else train, eval_dataset=uneven_samples(6)
-    )
+    return Trainer(**given, args=options, train_dataset=uneven_samples(16) if train is None else train, eval_dataset=uneven_samples(6))
 
 
 def test_no_evaluation_set(tmp_path: Path) -> None:
@@ -81,9 +79,7 @@ def test_resume_from_a_missing_path(tmp_path: Path) -> None:
 def test_no_scheduler(tmp_path: Path) -> None:
     """A constant rate and saving: nothing needs a scheduler's state."""
     args = {"output_dir": tmp_path, "disable_tqdm": True, "max_steps": 2, "save_steps": 1, "save_scheduler_state": True}
-    trainer = Trainer(
-        tiny_lm(), args, train_dataset=uneven_samples(), optimizers=(torch.optim.SGD(tiny_lm().parameters(), lr=0.1), None)
-    )
+    trainer = Trainer(tiny_lm(), args, train_dataset=uneven_samples(), optimizers=(torch.optim.SGD(tiny_lm().parameters(), lr=0.1), None))
     assert trainer.train().global_step == 2
 
 
@@ -198,9 +194,7 @@ def test_compiled_model_keeps_its_names_and_numbers(backend: str, tmp_path: Path
     plain = run(tmp_path / "plain")
     compiled = run(tmp_path / "compiled", torch_compile=True, torch_compile_backend=backend)
     assert_same_weights(weights(plain.model), weights(compiled.unwrapped_model()))
-    again = make(
-        tmp_path / "compiled", model=Linear(), save_strategy="steps", resume_from_checkpoint=True
-    )
+    again = make(tmp_path / "compiled", model=Linear(), save_strategy="steps", resume_from_checkpoint=True)
     again.train()
     assert_same_weights(weights(again.model), weights(compiled.model))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyLM, assert_same_weights, losses, tiny_lm, uneven_samples, weights
 from torch import nn
 from torch.nn import functional as F
 
 from ironloom import Trainer, TrainerCallback
+from tiny import TinyLM, assert_same_weights, losses, tiny_lm, uneven_samples, weights
 
 
 class KeepGradients(TrainerCallback):
@@ -222,7 +222,7 @@ def test_a_step_without_targets_changes_no_loss(tmp_path: Path) -> None:
     samples = uneven_samples(4)
     for sample in samples[:2]:
         sample["labels"][:] = -100
-    masked = [sample for sample in samples[:2]] * 2
+    masked = samples[:2] * 2
     trainer, _ = train(tiny_lm(), masked, tmp_path, per_device_train_batch_size=2, max_steps=2)
     assert losses(trainer.state.log_history) == []
     assert trainer.state.global_step == 2

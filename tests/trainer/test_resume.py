@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import RandomSamples, assert_same_weights, losses, tiny_lm, uneven_samples, weights
 
 from ironloom import Trainer, TrainerCallback
+from tiny import RandomSamples, assert_same_weights, losses, tiny_lm, uneven_samples, weights
+
 
 def run_child(folder: Path, options: dict[str, Any], pipe: Any) -> None:
     """A training run in a process of its own; tells its parent what happens and in the end the result."""
@@ -46,9 +47,7 @@ def run_child(folder: Path, options: dict[str, Any], pipe: Any) -> None:
         "resume_from_checkpoint": True,
         **options,
     }
-    trainer = Trainer(
-        tiny_lm(dropout=0.3), args, train_dataset=RandomSamples(25), eval_dataset=uneven_samples(6), callbacks=[Announce]
-    )
+    trainer = Trainer(tiny_lm(dropout=0.3), args, train_dataset=RandomSamples(25), eval_dataset=uneven_samples(6), callbacks=[Announce])
     output = trainer.train()
     torch.save({"weights": trainer.model.state_dict(), "training_loss": output.training_loss}, folder / "result.pt")
     history = [record for record in trainer.state.log_history if "train_runtime" not in record]

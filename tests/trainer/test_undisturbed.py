@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import RandomSamples, assert_same_weights, tiny_lm, uneven_samples, weights
 
 from ironloom import Trainer, TrainerCallback
+from tiny import RandomSamples, assert_same_weights, tiny_lm, uneven_samples, weights
 
 
 class DrawsNumbers(TrainerCallback):
@@ -78,7 +78,8 @@ def test_the_seed_does_change_them(quiet: dict[str, torch.Tensor], tmp_path: Pat
 def test_data_seed_changes_the_order_only(tmp_path: Path) -> None:
     def order(**args: Any) -> list[list[int]]:
         trainer = Trainer(
-            tiny_lm(), {"output_dir": tmp_path, "per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", **args},
+            tiny_lm(),
+            {"output_dir": tmp_path, "per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", **args},
             train_dataset=uneven_samples(12),
         )
         trainer.train()

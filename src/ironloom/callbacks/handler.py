@@ -42,9 +42,7 @@ class CallbackHandler:
         """Whether any callback handles an event."""
         return bool(self._handlers[event])
 
-    def call(
-        self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def call(self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Call every handler of an event in order; returns the control that holds afterwards."""
         for handler in tuple(self._handlers[event]):
             control = handler(args, state, control, **kwargs) or control
@@ -80,9 +78,7 @@ class CallbackHandler:
 
     def _rebuild(self) -> None:
         for event in EVENTS:
-            self._handlers[event] = [
-                getattr(callback, event) for callback in self.callbacks if _overrides(callback, event)
-            ]
+            self._handlers[event] = [getattr(callback, event) for callback in self.callbacks if _overrides(callback, event)]
 
 
 def _overrides(callback: Any, event: str) -> bool:

@@ -29,9 +29,7 @@ class MetricsWriter(TrainerCallback):
         self._path = Path(args.logging_dir or Path(args.output_dir, "logs"), "metrics.jsonl")
         self._write("w", [record for record in state.log_history if record["step"] <= state.global_step])
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any) -> None:
         """Append the newest record."""
         self._write("a", [{**logs, "step": state.global_step}])
 

@@ -52,9 +52,7 @@ class ProgressCallback(TrainerCallback):
             self._measure(now, state)
             self._bar.update(self._task, completed=state.global_step, shown=self._shown(), refresh=True)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any) -> None:
         """Show a log record."""
         if not state.is_local_process_zero or "train_runtime" in logs:
             return

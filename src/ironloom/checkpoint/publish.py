@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
         write(staging)
         fsync_tree(staging)
         for file in sorted(staging.iterdir()):
-            os.replace(file, folder / file.name)
+            file.replace(folder / file.name)
         fsync_folder(folder)
     except SafetensorError as error:
         raise _failure(folder, as_os_error(error, staging)) from error
@@ -38,6 +37,4 @@ def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def _failure(folder: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"the model could not be written to {folder}: {error.strerror or error}; free space or choose another folder"
-    )
+    return ResourceError(f"the model could not be written to {folder}: {error.strerror or error}; free space or choose another folder")

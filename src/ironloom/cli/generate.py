@@ -13,11 +13,11 @@ from ironloom.errors import ConfigError
 
 def generate(
     path: Annotated[str, typer.Argument(help="A run's output folder, a checkpoint, or any model folder.")],
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; may be repeated. Default: standard input.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable. Default: stdin.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw among this many likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest tokens of this probability in all.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest of this probability.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
 ) -> None:
     """Continue one or more prompts with a trained model.

@@ -67,7 +67,7 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
         prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
         written = generate(trainer.unwrapped_model(), prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
-        lines.append(f"{_one_line(begun)} | {_one_line(whole[len(begun):])}")
+        lines.append(f"{_one_line(begun)} | {_one_line(whole[len(begun) :])}")
     return lines
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ironloom import config
-from ironloom.cli.working import working
 from ironloom.cli.configuration import arguments_of, load_checked, output_dir, split, write_run
+from ironloom.cli.working import working
 from ironloom.config.graph import Graph
 
 

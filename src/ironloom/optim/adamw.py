@@ -29,7 +29,7 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, fused=True, **options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the parameters; ``closure`` is as in every PyTorch optimizer."""
         loss: float | None = _step(self, closure)
         return loss

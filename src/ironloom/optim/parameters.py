@@ -22,6 +22,7 @@ class NamedParameters:
         return iter(self._items)
 
     def __call__(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same as iterating."""
         return iter(self._items)
 
     def __len__(self) -> int:

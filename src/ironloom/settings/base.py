@@ -52,10 +52,13 @@ class Settings:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        adapter = _adapters(type(self)).get(name)
-        if adapter is None:
+        field = _fields(type(self)).get(name)
+        if field is None:
             if not name.startswith("_") and not hasattr(type(self), name):
                 raise ConfigError(unknown_key(name, field_names(type(self)), owner=type(self).__name__))
+            object.__setattr__(self, name, value)
+            return
+        if value is field.default:  # a default is right, and most values are defaults
             object.__setattr__(self, name, value)
             return
         checked, problem = _checked(type(self), name, value)
@@ -87,7 +90,8 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain nested data."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return values
 
 
 def field_names(cls: type) -> list[str]:
@@ -97,7 +101,7 @@ def field_names(cls: type) -> list[str]:
 
 def mapping_problems(cls: type[Settings], mapping: Mapping[str, Any], prefix: str = "") -> list[Problem]:
     """Every problem of ``mapping`` as arguments of ``cls``, key by key; paths start with ``prefix``."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = _fields(cls)
     problems = []
     for name, value in mapping.items():
         path = f"{prefix}{name}"
@@ -132,19 +136,20 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
 @functools.cache
-def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
+def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
+    """The check of one field; made when the field is first set, because each takes a moment."""
     config = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-    adapters = {}
-    for field in dataclasses.fields(cls):
-        hint = _hints(cls)[field.name]
-        # pydantic would walk into a Settings class and rebuild it; an instance check is all we want.
-        adapters[field.name] = TypeAdapter(typing.Any) if _is_settings(hint) else TypeAdapter(hint, config=config)
-    return adapters
+    return TypeAdapter(_hints(cls)[name], config=config)
 
 
 def _is_settings(annotation: Any) -> bool:
@@ -163,10 +168,10 @@ def _checked(cls: type, name: str, value: Any) -> tuple[Any, Problem | None]:
             if not isinstance(value, annotation):
                 return None, Problem(f"expected {annotation.__name__} or a mapping, found {_shown(value)}", path=name)
             return value, None
-        checked = _adapters(cls)[name].validate_python(value)
+        checked = _adapter(cls, name).validate_python(value)
     except ValidationError as error:
         return None, Problem(f"expected {_expectation(error)}, found {_shown(value)}", path=name)
-    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    field = _fields(cls)[name]
     planned = field.metadata.get("planned")
     if planned and checked != field.default:
         return None, Problem(f"{_shown(value)} is not available yet: {planned}", path=name, hint="leave the key out")

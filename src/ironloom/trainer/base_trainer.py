@@ -144,7 +144,11 @@ class BaseTrainer(ExtensibleTrainer):
         Raises:
             ResourceError: If the disk is full or the folder cannot be written.
         """
-        publish_files(Path(output_dir or self.args.output_dir), lambda folder: write_model(self.unwrapped_model(), self.processing_class, folder))
+
+        def write(folder: Path) -> None:
+            write_model(self.unwrapped_model(), self.processing_class, folder)
+
+        publish_files(Path(output_dir or self.args.output_dir), write)
 
     def model_exists(self, output_dir: os.PathLike[str] | str) -> bool:
         """Whether a folder holds the weights of a model."""
@@ -259,9 +263,7 @@ def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArgum
     if isinstance(args, dict):
         return TrainingArguments.from_mapping(args)
     if not isinstance(args, TrainingArguments):
-        raise ConfigError(
-            f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}"
-        )
+        raise ConfigError(f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}")
     return args
 
 

@@ -108,7 +108,7 @@ class NativeEngine:
             seed_everything(random_key(*key, index))
             part, _ = self._run(batch, divisor)
             mean = part / divisor
-            (mean if self.scaler is None else self.scaler.scale(mean)).backward()
+            (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
             loss_sum += part.item()
         return loss_sum
 
@@ -176,8 +176,7 @@ class NativeEngine:
         if self.device.type == "cpu":
             return batch
         return {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.items()
+            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
         }
 
     def _numerics(self) -> contextlib.AbstractContextManager[Any]:

@@ -37,9 +37,7 @@ class TrainLoop:
         signals: Tells when the user wants to stop.
     """
 
-    def __init__(
-        self, trainer: Trainer, engine: NativeEngine, loader: Any, plan: StepPlan, progress: Progress, signals: StopSignals
-    ):
+    def __init__(self, trainer: Trainer, engine: NativeEngine, loader: Any, plan: StepPlan, progress: Progress, signals: StopSignals):
         self.trainer, self.engine, self.loader, self.plan = trainer, engine, loader, plan
         self.progress, self.signals = progress, signals
         self.args = trainer.args
@@ -246,4 +244,5 @@ def _samples_per_epoch(loader: Any, plan: StepPlan) -> float:
     """Samples that the batches of an epoch hold, over all ranks; infinite if the data has no length."""
     if plan.steps_per_epoch is None:
         return math.inf
-    return min(len(loader) * loader.global_batch_size, loader.num_samples)
+    samples: int = min(len(loader) * loader.global_batch_size, loader.num_samples)
+    return samples

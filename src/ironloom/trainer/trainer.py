@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
@@ -19,10 +17,9 @@ from ironloom.errors import ConfigError, Interrupted
 from ironloom.objectives import MethodLoss, choose_objective
 from ironloom.optim import AdamW, NamedParameters, schedule_by_name
 from ironloom.optim.parameters import decay_groups, is_norm_or_bias
-from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
-from ironloom.trainer.evaluation import evaluate, joined
 from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.evaluation import evaluate, joined
 from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.loop import TrainLoop
 from ironloom.trainer.plan import StepPlan, plan_steps
@@ -354,9 +351,7 @@ class Trainer(BaseTrainer):
         """Remember a new best; with ``load_best_model_at_end`` it is saved at this very step."""
         name = self.args.best_metric_name
         if name not in metrics:
-            raise ConfigError(
-                f"metric_for_best_model: an evaluation gives no {name!r}; it gives {', '.join(sorted(metrics))}"
-            )
+            raise ConfigError(f"metric_for_best_model: an evaluation gives no {name!r}; it gives {', '.join(sorted(metrics))}")
         value, best = metrics[name], self.state.best_metric
         better = value == value and (best is None or (value > best if self.args.best_metric_grows else value < best))
         if not better:
