@@ -433,7 +433,7 @@ def test_every_leaf_has_an_origin(write):
 
 
 def test_the_graph_shares_its_data_and_tokenizer(write):
-    main = kwargs(config.load(write(DATA)), "main")
+    main = kwargs(config.load(write(DATA + "trainer: {do_eval: true}\n")), "main")
     assert main["train_dataset"].args[0] is main["eval_dataset"].args[0] is main["processing_class"].args[0]
     assert main["model_init"].kwargs["vocab_size"].args[0] is main["processing_class"]
 

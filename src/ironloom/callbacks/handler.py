@@ -45,7 +45,9 @@ class CallbackHandler:
     def call(self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Call every handler of an event in order; returns the control that holds afterwards."""
         for handler in tuple(self._handlers[event]):
-            control = handler(args, state, control, **kwargs) or control
+            returned = handler(args, state, control, **kwargs)
+            if returned is not None and returned is not control:
+                control = _checked(returned, handler)
         return control
 
     def close(self) -> None:
@@ -79,6 +81,16 @@ class CallbackHandler:
     def _rebuild(self) -> None:
         for event in EVENTS:
             self._handlers[event] = [getattr(callback, event) for callback in self.callbacks if _overrides(callback, event)]
+
+
+def _checked(returned: Any, handler: Handler) -> TrainerControl:
+    """What a handler returned, if it is a control (ours or that of transformers, which has the same flags)."""
+    if not vars(TrainerControl()).keys() <= getattr(returned, "__dict__", {}).keys():
+        raise TypeError(
+            f"{getattr(handler, '__qualname__', handler)} returned {returned!r}: a callback returns None or a TrainerControl"
+        )
+    control: TrainerControl = returned
+    return control
 
 
 def _overrides(callback: Any, event: str) -> bool:

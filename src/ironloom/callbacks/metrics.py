@@ -39,12 +39,12 @@ class MetricsWriter(TrainerCallback):
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(_plain(record)) + "\n" for record in records)
+                file.writelines(json.dumps(_plain(record), default=str) + "\n" for record in records)
         except OSError as error:
             print(f"ironloom: {self._path} could not be written ({error.strerror}); no further records are kept")
             self._path = None
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinities: such values are written as text."""
+    """JSON knows no infinities: such values are written as text, as are values of other kinds than JSON's."""
     return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}

@@ -20,6 +20,11 @@ def _count(batch: Batch, labels_key: str, shift: bool) -> int:
     return count_targets(labels[..., 1:] if shift and "shift_labels" not in batch and labels.ndim > 1 else labels)
 
 
+def _times(mean: torch.Tensor, weight: int) -> torch.Tensor:
+    """The sum behind a mean. The mean over no target at all is not a number, and its sum is nothing."""
+    return mean.float() * weight if weight else torch.zeros((), device=mean.device)
+
+
 @dataclass(frozen=True)
 class FunctionLoss(OutputObjective):
     """``compute_loss_func(outputs, labels, num_items_in_batch=total)``, as in ``transformers``.
@@ -70,7 +75,7 @@ class ModelLoss(OutputObjective):
         if self._ours(logits, labels):
             entropy = CrossEntropy(shift=self.shift and labels.ndim > 1, labels_key=self.labels_key)
             return entropy.loss_sum(outputs, batch, total)
-        return loss_of(outputs).float() * self.weight(batch)
+        return _times(loss_of(outputs), self.weight(batch))
 
     @staticmethod
     def _ours(logits: Any, labels: Any) -> bool:
@@ -102,4 +107,4 @@ class MethodLoss:
         """The method's mean times the batch's weight."""
         weight = self.weight(batch)
         loss, outputs = self.method(model, dict(batch), return_outputs=True, num_items_in_batch=torch.tensor(weight))
-        return loss.float() * weight, outputs
+        return _times(loss, weight), outputs

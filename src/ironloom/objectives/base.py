@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ironloom.errors import ConfigError
+from ironloom.errors import ConfigError, DataError
 
 IGNORE_INDEX = -100
 Batch = Mapping[str, Any]
@@ -80,18 +80,25 @@ def loss_of(outputs: Any) -> torch.Tensor:
     """
     loss: torch.Tensor | None
     if isinstance(outputs, torch.Tensor):
-        loss = outputs
+        loss = None if outputs.ndim else outputs
     elif isinstance(outputs, Mapping):
         loss = outputs.get("loss")
     elif isinstance(outputs, tuple):
         loss = outputs[0]
     else:
         loss = getattr(outputs, "loss", None)
-    if loss is None or loss.ndim:
-        raise ConfigError(
-            "the model returned neither logits nor a loss: give compute_loss_func, or return an object with 'logits' or 'loss'"
-        )
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        raise no_loss(outputs)
     return loss
+
+
+def no_loss(outputs: Any) -> ConfigError:
+    """The error of outputs in which there is neither a loss (a tensor of no dimension) nor logits."""
+    found = f" with {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
+    return ConfigError(
+        f"the model returned neither logits nor a loss, but a {type(outputs).__name__}{found}: give compute_loss_func, "
+        "or return an object with 'logits' or 'loss'"
+    )
 
 
 def count_targets(targets: torch.Tensor) -> int:
@@ -103,5 +110,12 @@ def count_targets(targets: torch.Tensor) -> int:
 
 
 def batch_size(batch: Batch) -> int:
-    """Samples in a batch: the first dimension of its first tensor."""
-    return next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
+    """Samples in a batch: the first dimension of its first tensor that has one.
+
+    Raises:
+        DataError: If there is no such tensor.
+    """
+    for value in batch.values():
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return len(value)
+    raise DataError(f"a batch has no tensor with a batch dimension, only {', '.join(map(repr, batch)) or 'nothing'}")

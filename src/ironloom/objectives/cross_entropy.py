@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ironloom.errors import DataError
-from ironloom.objectives.base import IGNORE_INDEX, Batch, OutputObjective, count_targets, logits_of
+from ironloom.errors import ConfigError, DataError
+from ironloom.objectives.base import IGNORE_INDEX, Batch, OutputObjective, batch_size, count_targets, logits_of, loss_of, no_loss
 
 LABEL_KEYS = ("labels", "shift_labels")
 
@@ -20,7 +20,8 @@ class CrossEntropy(OutputObjective):
 
     Attributes:
         shift: The labels are the inputs themselves and each position is trained on the next one, as
-            causal language models are given them. A batch with ``shift_labels`` is shifted already.
+            causal language models are given them. A batch with ``shift_labels`` is shifted already,
+            and one label for a whole sample has no next one.
         labels_key: Key of the labels in a batch.
         make_decoder_inputs: For encoder-decoder models: turns labels into ``decoder_input_ids``.
     """
@@ -30,11 +31,13 @@ class CrossEntropy(OutputObjective):
     make_decoder_inputs: Any = None
 
     def weight(self, batch: Batch) -> int:
-        """Unmasked targets."""
+        """Unmasked targets; samples where there are no labels."""
         if "shift_labels" in batch:
             return count_targets(batch["shift_labels"])
+        if self.labels_key not in batch:
+            return batch_size(batch)
         labels = batch[self.labels_key]
-        return count_targets(labels[..., 1:] if self.shift else labels)
+        return count_targets(labels[..., 1:] if self.shift and labels.ndim > 1 else labels)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Everything but the labels, so that the model does not compute a loss of its own."""
@@ -47,23 +50,53 @@ class CrossEntropy(OutputObjective):
         """Sum of the negative log-likelihoods of the unmasked targets, in float32.
 
         Raises:
-            DataError: If a label is outside the logits' classes.
+            DataError: If there are no labels, or they do not fit the logits in kind, number or range.
+            ConfigError: If the model returned no logits.
         """
+        if self.labels_key not in batch and "shift_labels" not in batch:
+            return self._own_loss(outputs, batch)
         logits = logits_of(outputs)
-        assert logits is not None, "chosen for a model without logits"
+        if logits is None:
+            raise no_loss(outputs)
         if "shift_labels" in batch:
             targets = batch["shift_labels"]
         else:
             targets = batch[self.labels_key]
-            if self.shift:
+            if self.shift and targets.ndim > 1:
                 # Moving the labels costs nothing beside cutting (and so copying) the logits.
                 targets = F.pad(targets[..., 1:], (0, 1), value=IGNORE_INDEX)
+        if targets.dtype is not torch.int64 and not targets.is_floating_point():
+            targets = targets.long()
         try:
             return F.cross_entropy(
                 logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
             )
         except IndexError:
             raise _outside(targets, logits.shape[-1]) from None
+        except (RuntimeError, ValueError) as error:
+            raise _misfit(targets, logits) or error from error
+
+    def _own_loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The model's mean over the samples, for a model that needs no labels (an autoencoder, say)."""
+        try:
+            return loss_of(outputs).float() * batch_size(batch)
+        except ConfigError:
+            raise DataError(
+                f"a batch has no {self.labels_key!r} to train on, only {', '.join(map(repr, batch))}: "
+                "add them in the data_collator, or name their key in label_names"
+            ) from None
+
+
+def _misfit(targets: torch.Tensor, logits: torch.Tensor) -> DataError | None:
+    """Why labels are none for these logits; None if they are."""
+    if targets.is_floating_point():
+        return DataError(
+            f"labels are {targets.dtype}, but classes and tokens are whole numbers "
+            "(for another kind of target, let the model return its loss, or give compute_loss_func)"
+        )
+    if targets.shape != logits.shape[:-1]:
+        return DataError(f"labels of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}")
+    return None
 
 
 def _outside(targets: torch.Tensor, classes: int) -> DataError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ironloom.objectives.adapters import FunctionLoss, ModelLoss
+from ironloom.objectives.adapters import FunctionLoss, MethodLoss, ModelLoss
 from ironloom.objectives.base import Objective
 from ironloom.objectives.cross_entropy import CrossEntropy
 
@@ -17,16 +17,21 @@ _CROSS_ENTROPY_TASKS = {"ForCausalLM": True, "ForMaskedLM": False, "ForTokenClas
 
 
 def choose_objective(
-    model: nn.Module, compute_loss_func: Callable[..., Any] | None = None, label_names: list[str] | None = None
+    model: nn.Module,
+    compute_loss_func: Callable[..., Any] | None = None,
+    label_names: list[str] | None = None,
+    compute_loss: Callable[..., Any] | None = None,
 ) -> Objective:
-    """The objective of a model: the user's function, our cross entropy where it applies, else the model's own loss.
+    """The objective of a model: the user's method or function, our cross entropy where it applies, else the model's own loss.
 
     Ours applies to causal and masked language models, token classification and encoder-decoders of
-    ``transformers``, and to any module whose forward takes no ``labels``.
+    ``transformers``, and to any module whose forward does not take the labels.
     """
     labels_key = label_names[0] if label_names else "labels"
     task, encoder_decoder = _task(model)
     shift = not encoder_decoder and task not in ("ForMaskedLM", "ForTokenClassification")
+    if compute_loss is not None:
+        return MethodLoss(compute_loss, labels_key, shift)
     if compute_loss_func is not None:
         return FunctionLoss(compute_loss_func, labels_key, shift)
     if encoder_decoder:
@@ -34,7 +39,7 @@ def choose_objective(
         return CrossEntropy(False, labels_key, make) if make else ModelLoss(labels_key, shift)
     if task in _CROSS_ENTROPY_TASKS:
         return CrossEntropy(_CROSS_ENTROPY_TASKS[task], labels_key)
-    if task is None and "labels" not in inspect.signature(model.forward).parameters:
+    if task is None and labels_key not in inspect.signature(model.forward).parameters:
         return CrossEntropy(True, labels_key)
     return ModelLoss(labels_key, shift)
 

@@ -13,6 +13,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from ironloom.errors import ConfigError
+
 Shape = Callable[[float], float]
 
 #: What is left of the height at a share of the way down, 0 to 1.
@@ -68,7 +70,7 @@ def schedule_by_name(
     because importing transformers for them would cost seconds at every start.
 
     Raises:
-        ValueError: For a name that transformers does not know.
+        ConfigError: For a name or arguments that transformers does not know.
     """
     short = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
     if name in short and not kwargs:
@@ -76,7 +78,10 @@ def schedule_by_name(
         return LambdaLR(optimizer, partial(_rise_and_fall, warmup=warmup, total=num_training_steps, kind=short[name]))
     from transformers.optimization import get_scheduler
 
-    scheduler: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps, num_training_steps, scheduler_specific_kwargs=kwargs)
+    try:
+        scheduler: LRScheduler = get_scheduler(name, optimizer, num_warmup_steps, num_training_steps, scheduler_specific_kwargs=kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"lr_scheduler_type {name!r} cannot be made: {error}") from error
     return scheduler
 
 

@@ -52,7 +52,8 @@ class Settings:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        field = _fields(type(self)).get(name)
+        cls: Any = type(self)
+        field = _fields(cls).get(name)
         if field is None:
             if not name.startswith("_") and not hasattr(type(self), name):
                 raise ConfigError(unknown_key(name, field_names(type(self)), owner=type(self).__name__))
@@ -99,7 +100,7 @@ def field_names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def mapping_problems(cls: type[Settings], mapping: Mapping[str, Any], prefix: str = "") -> list[Problem]:
+def mapping_problems(cls: Any, mapping: Mapping[str, Any], prefix: str = "") -> list[Problem]:
     """Every problem of ``mapping`` as arguments of ``cls``, key by key; paths start with ``prefix``."""
     fields = _fields(cls)
     problems = []
@@ -136,17 +137,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 @functools.cache
-def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
 @functools.cache
-def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
+def _adapter(cls: type, name: str) -> TypeAdapter[Any]:
     """The check of one field; made when the field is first set, because each takes a moment."""
     config = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
     return TypeAdapter(_hints(cls)[name], config=config)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from ironloom.callbacks import CallbackHandler, MetricsWriter, ProgressCallback, TrainerControl, TrainerState
@@ -63,6 +65,8 @@ class BaseTrainer(ExtensibleTrainer):
         if tokenizer is not None:
             warnings.warn("tokenizer= is deprecated, use processing_class=", DeprecationWarning, stacklevel=3)
             processing_class = processing_class if processing_class is not None else tokenizer
+        if model is not None and not isinstance(model, nn.Module):
+            raise ConfigError(f"model must be a torch.nn.Module, found {type(model).__name__}")
         self.args = _arguments(args)
         self.data_collator = data_collator
         self.train_dataset = train_dataset
@@ -120,7 +124,7 @@ class BaseTrainer(ExtensibleTrainer):
             logs: Names and values.
             start_time: Taken for compatibility with transformers; the progress display measures speed.
         """
-        record = {**logs, "epoch": self.state.epoch}
+        record = {**{name: _plain(value) for name, value in logs.items()}, "epoch": self.state.epoch}
         if self.args.include_num_input_tokens_seen not in (False, "no"):
             record["num_input_tokens_seen"] = self.state.num_input_tokens_seen
         self.state.log_history.append({**record, "step": self.state.global_step})
@@ -247,7 +251,7 @@ class BaseTrainer(ExtensibleTrainer):
             path = self._save_checkpoint()
         except SaveFailed as error:
             self.warn(f"{error}; training goes on")
-            if self.state.best_global_step == step:
+            if self.state.best_global_step == step and not self._validate_checkpoint(str(self.checkpoints.path(step))):
                 self.state.best_model_checkpoint = self._best_checkpoint_before
             return None
         except ResourceError as error:
@@ -265,6 +269,11 @@ def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArgum
     if not isinstance(args, TrainingArguments):
         raise ConfigError(f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}")
     return args
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or PyTorch as Python's own, so that every record can be written; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | torch.Tensor) and value.size == 1 else value
 
 
 def check_not_empty(dataset: Any, what: str) -> None:

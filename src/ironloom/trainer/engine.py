@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ironloom.device import random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
 from ironloom.settings.training import TrainingArguments
-from ironloom.trainer.diagnose import token_error
+from ironloom.trainer.diagnose import batch_error, no_gradient, sparse_gradients, token_error
 
 Batch = Mapping[str, Any]
 
@@ -52,6 +52,10 @@ class Engine(Protocol):
 
     def step(self) -> bool:
         """Update the weights; False if the loss scaler skipped the update."""
+        ...
+
+    def skip(self) -> None:
+        """Leave the update out."""
         ...
 
     def schedule(self) -> None:
@@ -97,18 +101,30 @@ class NativeEngine:
 
     def weight(self, batches: Sequence[Batch]) -> int:
         """Targets of all micro-batches."""
-        return sum(self.objective.weight(batch) for batch in batches)
+        weight = 0
+        for batch in batches:
+            weight += self._weight(batch)
+        return weight
 
     def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
-        """Accumulate gradients over the micro-batches; ``substep`` is called between them."""
+        """Accumulate gradients over the micro-batches; ``substep`` is called between them.
+
+        Raises:
+            ConfigError: If there are targets, but the loss has no gradient.
+        """
         divisor, loss_sum = max(total, 1), 0.0
         for index, batch in enumerate(batches):
             if index:
                 substep()
+            if not self.model.training:  # a callback that generated or evaluated left it so
+                self.model.train()
             seed_everything(random_key(*key, index))
             part, _ = self._run(batch, divisor)
             mean = part / divisor
-            (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
+            if mean.requires_grad:
+                (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
+            elif self._weight(batch):
+                raise no_gradient()
             loss_sum += part.item()
         return loss_sum
 
@@ -119,7 +135,10 @@ class NativeEngine:
         if self.scaler is not None:
             self.scaler.unscale_(self._optimizer)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        try:
+            norm = nn.utils.get_total_norm(gradients)
+        except NotImplementedError as error:
+            raise sparse_gradients(self.model) or error from error
         value = norm.item()
         if max_norm and math.isfinite(value) and value > max_norm:
             nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
@@ -134,6 +153,11 @@ class NativeEngine:
         self.scaler.step(self._optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= scale
+
+    def skip(self) -> None:
+        """Leave the update out; a loss scaler forgets that it has unscaled these gradients."""
+        if self.scaler is not None:
+            self.scaler.update(self.scaler.get_scale())
 
     def schedule(self) -> None:
         """Advance the schedule; one that waits for metrics advances after evaluations instead."""
@@ -155,16 +179,30 @@ class NativeEngine:
     @torch.no_grad()
     def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
         """Loss and logits of a batch; the model is expected to be in evaluation mode."""
-        weight = self.objective.weight(batch)
+        weight = self._weight(batch)
         loss_sum, outputs = self._run(batch, max(weight, 1))
         return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> EvalStep:
+        """Logits of a batch without labels."""
+        with self._numerics():
+            outputs = self._forward(**self._placed(batch))
+        return EvalStep(0.0, 0, logits_of(outputs))
+
+    def _weight(self, batch: Batch) -> int:
+        """Targets of a batch; what is no batch is named."""
+        try:
+            return self.objective.weight(batch)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise batch_error(batch) or error from error
 
     def _run(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, Any]:
         """The objective on a batch; a token that the model does not know is named."""
         try:
             with self._numerics():
                 return self.objective(self._forward, self._placed(batch), divisor)
-        except IndexError as error:
+        except (IndexError, RuntimeError) as error:
             raise token_error(self.model, batch) or error from error
 
     @property

@@ -61,6 +61,7 @@ def evaluate(
     *,
     keep: Callable[[torch.Tensor, Any], torch.Tensor] | None = None,
     labels_key: str = "labels",
+    need_labels: bool = True,
     after_batch: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
@@ -72,6 +73,7 @@ def evaluate(
         seed: Seeds whatever is random in the model, so that an evaluation repeats itself.
         keep: Turns logits and labels into what is kept of them; None keeps nothing.
         labels_key: Key of the labels in a batch.
+        need_labels: Whether a batch without labels is an error; else it gives logits and no loss.
         after_batch: Called after each batch.
         stop: Asked before each batch; True ends the evaluation without a result.
 
@@ -81,14 +83,19 @@ def evaluate(
     Raises:
         DataError: If the data set is empty.
     """
-    result, start, was_training = Evaluation(), time.perf_counter(), engine.model.training
+    result, start = Evaluation(), time.perf_counter()
+    # Each module by itself: a part that is frozen in evaluation mode must stay there.
+    training = [module for module in engine.model.modules() if module.training]
     engine.model.eval()
     try:
         for index, batch in enumerate(loader.iterate(0)):
             if stop():
                 return None
             seed_everything(random_key("evaluate", seed, index))
-            step = engine.evaluate(batch, keep_logits=keep is not None)
+            if need_labels or labels_key in batch or "shift_labels" in batch:
+                step = engine.evaluate(batch, keep_logits=keep is not None)
+            else:
+                step = engine.predict(batch)
             result.loss_sum += step.loss_sum
             result.weight += step.weight
             result.samples += batch_size(batch)
@@ -100,7 +107,8 @@ def evaluate(
                     result.labels.append(labels.cpu())
             after_batch()
     finally:
-        engine.model.train(was_training)
+        for module in training:
+            module.training = True
     if not result.batches:
         raise DataError("the evaluation data is empty")
     result.seconds = max(time.perf_counter() - start, 1e-9)

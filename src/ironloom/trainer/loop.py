@@ -105,6 +105,7 @@ class TrainLoop:
                 engine.schedule()
             self.progress.add(loss_sum, weight)
         else:
+            engine.skip()
             self.progress.skipped_steps += 1
             self.progress.window_steps += 1
         engine.zero_grad()

@@ -25,9 +25,10 @@ from torch.optim import Optimizer
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
-from ironloom.checkpoint.tree import load_tree, save_tree
+from ironloom.checkpoint.tensors import NATIVE, not_storable
+from ironloom.checkpoint.tree import load_tree, pack, save_tree
 from ironloom.checkpoint.weights import load_weights, save_weights
-from ironloom.errors import CheckpointError
+from ironloom.errors import CheckpointError, ConfigError
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.engine import NativeEngine
 from ironloom.trainer.progress import Progress
@@ -116,6 +117,22 @@ class Snapshot:
                 warnings.simplefilter("ignore", UserWarning)
                 for _ in range(self.state.global_step):
                     self.engine.schedule()
+
+
+def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
+    """Refuse before training what the first save would refuse.
+
+    Raises:
+        ConfigError: If the model's ``state_dict`` holds something else than plain tensors.
+        TypeError: If the state of a callback is not plain data, naming the place.
+    """
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor) or name.endswith("_extra_state"):
+            raise ConfigError(f"checkpoints hold tensors of the model only, {name} (see get_extra_state) cannot be kept: save_strategy")
+        fault = not_storable(value) or ("" if value.dtype in NATIVE else f"{value.dtype} has no place in safetensors")
+        if fault and not value.is_meta:
+            raise ConfigError(f"the model cannot be saved, {name} is {fault}; change it, or set save_strategy to 'no'")
+    pack({"callbacks": callbacks.state_dict()})
 
 
 def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:

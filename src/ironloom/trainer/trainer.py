@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -14,7 +14,7 @@ from ironloom.checkpoint.lock import RunLock
 from ironloom.checkpoint.weights import load_weights
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
-from ironloom.objectives import MethodLoss, choose_objective
+from ironloom.objectives import choose_objective
 from ironloom.optim import AdamW, NamedParameters, schedule_by_name
 from ironloom.optim.parameters import decay_groups, is_norm_or_bias
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
@@ -25,8 +25,22 @@ from ironloom.trainer.loop import TrainLoop
 from ironloom.trainer.plan import StepPlan, plan_steps
 from ironloom.trainer.progress import Progress
 from ironloom.trainer.signals import StopSignals
-from ironloom.trainer.snapshot import Snapshot
+from ironloom.trainer.snapshot import Snapshot, check_storable
 from ironloom.trainer.types import EvalPrediction, PredictionOutput, TrainOutput
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """The least that a learning-rate schedule can do."""
+
+    def step(self) -> None:
+        """Advance by one optimizer step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` returned."""
 
 
 class Trainer(BaseTrainer):
@@ -95,6 +109,8 @@ class Trainer(BaseTrainer):
         if resume_from_checkpoint is not None:
             self.args.resume_from_checkpoint = resume_from_checkpoint
         self._check_data()
+        if self.args.save_strategy != "no":
+            check_storable(self.model, self.callback_handler)
         with RunLock(self.args.output_dir), StopSignals() as signals, hold_deterministic(self.args.deterministic):
             try:
                 return self._train(signals)
@@ -118,7 +134,7 @@ class Trainer(BaseTrainer):
         if not self._resume(plan) and self.args.eval_on_start:
             self.control.should_evaluate = True
         if self.eval_dataset is not None:
-            self.eval_dataloader = self._eval_loader(self.eval_dataset)
+            self.eval_dataloader = self._eval_loader(_named(self.eval_dataset)[0][1])
         steps_before, tokens_before = self.state.global_step, self.state.num_input_tokens_seen
         engine.model.train()
         self.emit("on_train_begin")
@@ -163,21 +179,34 @@ class Trainer(BaseTrainer):
         return self._engine
 
     def _check_precision(self) -> None:
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise ConfigError("the model is on the meta device and has no weights: materialize it (to_empty) and initialise it first")
         half = {parameter.dtype for parameter in self.model.parameters()} & {torch.float16, torch.bfloat16}
         if self.args.fp16 and half:
             raise ConfigError("fp16 needs float32 master weights: load the model with dtype=torch.float32")
 
     def _objective(self) -> Any:
-        compute_loss = getattr(self, "compute_loss", None)
-        labels_key = (self.args.label_names or ["labels"])[0]
-        if compute_loss is not None:
-            return MethodLoss(compute_loss, labels_key)
-        return choose_objective(self.model, self.compute_loss_func, self.args.label_names)
+        return choose_objective(self.model, self.compute_loss_func, self.args.label_names, getattr(self, "compute_loss", None))
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
         self.optimizer = self._given_optimizers[0] or self._new_optimizer()
+        if not isinstance(self.optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"an optimizer must be a torch.optim.Optimizer, found {type(self.optimizer).__name__}")
         self.lr_scheduler = self._given_optimizers[1] or self._new_scheduler(plan.max_steps)
+        self._check_optimizer_and_scheduler()
         engine.set_optimizer(self.optimizer, self.lr_scheduler)
+
+    def _check_optimizer_and_scheduler(self) -> None:
+        if self.lr_scheduler is not None and not isinstance(self.lr_scheduler, Scheduler):
+            raise ConfigError(
+                "a scheduler must have step(), state_dict() and load_state_dict(), "
+                f"lr_scheduler_factory returned {type(self.lr_scheduler).__name__}"
+            )
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau) and self.args.eval_strategy == "no":
+            raise ConfigError("the schedule reduce_lr_on_plateau follows evaluations: set eval_strategy")
+        trained = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if trained.isdisjoint(map(id, self.model.parameters())):
+            self.warn("the optimizer holds none of the model's parameters: nothing will be trained")
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         named_parameters = NamedParameters(self.model)
@@ -296,7 +325,7 @@ class Trainer(BaseTrainer):
         self.emit("on_evaluate", metrics=metrics)
         return metrics
 
-    def _run_evaluation(self, dataset: Any, prefix: str, stop: Callable[[], bool], keep: bool) -> PredictionOutput | None:
+    def _run_evaluation(self, dataset: Any, prefix: str, stop: Callable[[], bool], keep: bool, need_labels: bool = True) -> PredictionOutput | None:
         check_not_empty(dataset, f"the data of {prefix}")
         self.eval_dataloader = self._eval_loader(dataset)
         pick = self.preprocess_logits_for_metrics or (lambda logits, labels: logits)
@@ -306,12 +335,15 @@ class Trainer(BaseTrainer):
             self.args.seed,
             keep=pick if keep else None,
             labels_key=(self.args.label_names or ["labels"])[0],
+            need_labels=need_labels,
             after_batch=lambda: self.emit("on_prediction_step"),
             stop=stop,
         )
         if result is None:
             return None
         metrics = result.metrics(prefix)
+        if not (need_labels or result.weight):
+            del metrics[f"{prefix}_loss"]
         predictions, labels = joined(result.predictions), joined(result.labels)
         if self.compute_metrics is not None and predictions is not None:
             extra = self.compute_metrics(EvalPrediction(predictions, labels))
@@ -326,7 +358,7 @@ class Trainer(BaseTrainer):
             ignore_keys: Taken for compatibility; only logits are kept.
             metric_key_prefix: Starts the name of every metric.
         """
-        output = self._run_evaluation(test_dataset, metric_key_prefix, lambda: False, keep=True)
+        output = self._run_evaluation(test_dataset, metric_key_prefix, lambda: False, keep=True, need_labels=False)
         assert output is not None, "nobody stops this prediction"
         self.emit("on_predict", metrics=output.metrics)
         return output
@@ -344,15 +376,12 @@ class Trainer(BaseTrainer):
         if self.args.load_best_model_at_end or self.args.metric_for_best_model:
             self._rank(metrics)
         if isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            self.lr_scheduler.step(metrics[self.args.best_metric_name])
+            self.lr_scheduler.step(self._ranking(metrics))
         return True
 
     def _rank(self, metrics: dict[str, float]) -> None:
         """Remember a new best; with ``load_best_model_at_end`` it is saved at this very step."""
-        name = self.args.best_metric_name
-        if name not in metrics:
-            raise ConfigError(f"metric_for_best_model: an evaluation gives no {name!r}; it gives {', '.join(sorted(metrics))}")
-        value, best = metrics[name], self.state.best_metric
+        value, best = self._ranking(metrics), self.state.best_metric
         better = value == value and (best is None or (value > best if self.args.best_metric_grows else value < best))
         if not better:
             return
@@ -362,6 +391,13 @@ class Trainer(BaseTrainer):
         if self.control.should_save:
             self._best_checkpoint_before = self.state.best_model_checkpoint
             self.state.best_model_checkpoint = str(self.checkpoints.path(self.state.global_step))
+
+    def _ranking(self, metrics: dict[str, float]) -> float:
+        """The metric that ranks checkpoints and that schedules wait for."""
+        name = self.args.best_metric_name
+        if name not in metrics:
+            raise ConfigError(f"metric_for_best_model: an evaluation gives no {name!r}; it gives {', '.join(sorted(metrics))}")
+        return metrics[name]
 
     # Data
 

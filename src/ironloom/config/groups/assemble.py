@@ -60,7 +60,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         args=arguments,
         data_collator=_node("ironloom.data:collate_blocks", mode="partial"),
         train_dataset=_node(ATTRIBUTE, data, "train"),
-        eval_dataset=_node(ATTRIBUTE, data, "eval") if groups.trainer.do_eval else None,
+        eval_dataset=_node(ATTRIBUTE, data, "eval") if groups.trainer.do_eval else key.derived(None, "trainer.do_eval"),
         processing_class=tokenizer,
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
