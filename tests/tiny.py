@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,3 +83,83 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
 def losses(history: list[dict[str, float]]) -> list[tuple[float, float]]:
     """(step, loss) of every log record of training, in order."""
     return [(record["step"], record["loss"]) for record in history if "loss" in record]
+
+
+def tiny_trainer(
+    folder: Path,
+    model: Any = None,
+    train: Any = None,
+    evaluation: Any = None,
+    cls: Any = None,
+    options: dict[str, Any] | None = None,
+    **args: Any,
+) -> Any:
+    """A trainer that logs each step and saves what an exact resume needs; ``options`` are those of its constructor."""
+    from ironloom import Trainer
+
+    values = {
+        "output_dir": folder,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 4,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "learning_rate": 0.01,
+        "save_optimizer_state": True,
+        "save_scheduler_state": True,
+        **args,
+    }
+    return (cls or Trainer)(
+        tiny_lm(dropout=0.2) if model is None else model,
+        values,
+        train_dataset=uneven_samples(16) if train is None else train,
+        eval_dataset=uneven_samples(6, seed=1) if evaluation is None else evaluation,
+        **(options or {}),
+    )
+
+
+def records(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Log records without what depends on the clock; texts stand for numbers that are not finite."""
+    timeless = [record for record in history if "train_runtime" not in record]
+    return [{key: value for key, value in record.items() if not key.endswith(("runtime", "per_second"))} for record in timeless]
+
+
+class Child:
+    """A function in a forked process, with the lines that it tells through its first argument.
+
+    The process starts at once because everything is imported already; PyTorch has one thread, so that is safe.
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: Any):
+        context = multiprocessing.get_context("fork")
+        self._pipe, send = context.Pipe(duplex=False)
+        self.process = context.Process(target=_in_child, args=(function, send, *arguments))
+        self.process.start()
+        send.close()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+
+    def lines(self) -> Iterator[str]:
+        """What it tells, until it ends."""
+        try:
+            while True:
+                yield self._pipe.recv()
+        except EOFError:
+            return
+
+    def end(self) -> tuple[list[str], int]:
+        """The rest of the lines, and the exit code."""
+        rest = list(self.lines())
+        self.process.join(60)
+        assert self.process.exitcode is not None, "still running after a minute"
+        return rest, self.process.exitcode
+
+    def kill(self, signum: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, signum)
+
+
+def _in_child(function: Callable[..., None], pipe: Any, *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    function(pipe.send, *arguments)

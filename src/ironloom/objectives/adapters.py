@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ironloom.objectives.base import Batch, Model, OutputObjective, batch_size, count_targets, logits_of, loss_of
-from ironloom.objectives.cross_entropy import CrossEntropy
+from ironloom.objectives.base import Batch, Model, OutputObjective, batch_size, count_targets, loss_of
 
 
 def _count(batch: Batch, labels_key: str, shift: bool) -> int:
@@ -52,11 +51,7 @@ class FunctionLoss(OutputObjective):
 
 @dataclass(frozen=True)
 class ModelLoss(OutputObjective):
-    """The loss of the model's own forward, a mean over the batch, times the batch's weight.
-
-    Where a plain module returns logits beside (or instead of) a loss and the batch has labels, the
-    loss is computed from the logits: classes for one label a sample, next tokens for sequences.
-    """
+    """The loss of the model's own forward, a mean over the batch, times the batch's weight."""
 
     labels_key: str = "labels"
     shift: bool = True
@@ -70,21 +65,8 @@ class ModelLoss(OutputObjective):
         return dict(batch)
 
     def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
-        """Sum from the logits if there are any to use, else mean times weight."""
-        logits, labels = logits_of(outputs), batch.get("shift_labels", batch.get(self.labels_key))
-        if self._ours(logits, labels):
-            entropy = CrossEntropy(shift=self.shift and labels.ndim > 1, labels_key=self.labels_key)
-            return entropy.loss_sum(outputs, batch, total)
+        """Mean times weight."""
         return _times(loss_of(outputs), self.weight(batch))
-
-    @staticmethod
-    def _ours(logits: Any, labels: Any) -> bool:
-        return (
-            isinstance(logits, torch.Tensor)
-            and isinstance(labels, torch.Tensor)
-            and not labels.is_floating_point()
-            and logits.ndim == labels.ndim + 1
-        )
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,16 @@ class CrossEntropy(OutputObjective):
             and one label for a whole sample has no next one.
         labels_key: Key of the labels in a batch.
         make_decoder_inputs: For encoder-decoder models: turns labels into ``decoder_input_ids``.
+        keep_labels: The model's forward cannot be called without labels.
+        aux_coefficient: Weight of the outputs' ``aux_loss``, a mean over the batch (the load balancing of
+            mixtures of experts); it counts as much as the batch has targets.
     """
 
     shift: bool = True
     labels_key: str = "labels"
     make_decoder_inputs: Any = None
+    keep_labels: bool = False
+    aux_coefficient: float = 0.0
 
     def weight(self, batch: Batch) -> int:
         """Unmasked targets; samples where there are no labels."""
@@ -41,6 +46,8 @@ class CrossEntropy(OutputObjective):
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Everything but the labels, so that the model does not compute a loss of its own."""
+        if self.keep_labels:
+            return dict(batch)
         inputs = {key: value for key, value in batch.items() if key not in LABEL_KEYS and key != self.labels_key}
         if self.make_decoder_inputs is not None and "decoder_input_ids" not in inputs:
             inputs["decoder_input_ids"] = self.make_decoder_inputs(labels=batch[self.labels_key])
@@ -68,13 +75,16 @@ class CrossEntropy(OutputObjective):
         if targets.dtype is not torch.int64 and not targets.is_floating_point():
             targets = targets.long()
         try:
-            return F.cross_entropy(
+            loss = F.cross_entropy(
                 logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
             )
         except IndexError:
             raise _outside(targets, logits.shape[-1]) from None
         except (RuntimeError, ValueError) as error:
             raise _misfit(targets, logits) or error from error
+        if self.aux_coefficient and getattr(outputs, "aux_loss", None) is not None:
+            loss = loss + self.aux_coefficient * outputs.aux_loss * self.weight(batch)
+        return loss
 
     def _own_loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The model's mean over the samples, for a model that needs no labels (an autoencoder, say)."""

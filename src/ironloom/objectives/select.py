@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from ironloom.objectives.adapters import FunctionLoss, MethodLoss, ModelLoss
-from ironloom.objectives.base import Objective
+from ironloom.objectives.base import Batch, Objective, logits_of, loss_of
 from ironloom.objectives.cross_entropy import CrossEntropy
 
 #: Tasks of transformers (``model.loss_type``) whose loss is a plain cross entropy, and whether it shifts.
 _CROSS_ENTROPY_TASKS = {"ForCausalLM": True, "ForMaskedLM": False, "ForTokenClassification": False}
 
+#: How near a model's own loss must be to ours for both to be the same function, relative.
+_SAME = 1e-2
+
 
 def choose_objective(
     model: nn.Module,
+    first_batch: Callable[[], Batch],
     compute_loss_func: Callable[..., Any] | None = None,
     label_names: list[str] | None = None,
     compute_loss: Callable[..., Any] | None = None,
@@ -25,7 +31,15 @@ def choose_objective(
     """The objective of a model: the user's method or function, our cross entropy where it applies, else the model's own loss.
 
     Ours applies to causal and masked language models, token classification and encoder-decoders of
-    ``transformers``, and to any module whose forward does not take the labels.
+    ``transformers``, to any module whose forward takes no labels, and to one whose own loss turns out
+    to be the same cross entropy.
+
+    Args:
+        model: On its device.
+        first_batch: Gives a batch on that device, to try the model on; called only if need be.
+        compute_loss_func: The user's loss.
+        label_names: Keys of a batch that hold labels; the first is meant.
+        compute_loss: The method of a trainer's subclass.
     """
     labels_key = label_names[0] if label_names else "labels"
     task, encoder_decoder = _task(model)
@@ -38,10 +52,51 @@ def choose_objective(
         make = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         return CrossEntropy(False, labels_key, make) if make else ModelLoss(labels_key, shift)
     if task in _CROSS_ENTROPY_TASKS:
-        return CrossEntropy(_CROSS_ENTROPY_TASKS[task], labels_key)
-    if task is None and labels_key not in inspect.signature(model.forward).parameters:
-        return CrossEntropy(True, labels_key)
+        return CrossEntropy(_CROSS_ENTROPY_TASKS[task], labels_key, aux_coefficient=_aux_coefficient(model))
+    if task is None:
+        parameters = inspect.signature(model.forward).parameters
+        if labels_key not in parameters:
+            return CrossEntropy(True, labels_key)
+        required = parameters[labels_key].default is inspect.Parameter.empty
+        return _recognised(model, first_batch(), labels_key, required) or ModelLoss(labels_key, shift)
     return ModelLoss(labels_key, shift)
+
+
+@torch.no_grad()
+def _recognised(model: nn.Module, batch: Batch, labels_key: str, labels_required: bool) -> CrossEntropy | None:
+    """The cross entropy that a module's own loss is on a batch; None if it is something else."""
+    was_training = model.training
+    model.eval()
+    try:
+        outputs = model(**batch)
+    finally:
+        model.train(was_training)
+    logits, labels = logits_of(outputs), batch.get(labels_key)
+    if logits is None or not isinstance(labels, torch.Tensor) or labels.is_floating_point() or logits.ndim != labels.ndim + 1:
+        return None
+    own = None if _lossless(outputs) else loss_of(outputs).item()
+    for shift in (True, False) if labels.ndim > 1 else (False,):
+        ours = CrossEntropy(shift, labels_key, keep_labels=labels_required)
+        weight = ours.weight(batch)
+        if own is None or (weight and math.isclose(ours.loss_sum(outputs, batch, 1).item() / weight, own, rel_tol=_SAME)):
+            return ours
+    return None
+
+
+def _lossless(outputs: Any) -> bool:
+    """Whether there are logits but no loss in a model's outputs."""
+    if isinstance(outputs, torch.Tensor):
+        return True
+    if isinstance(outputs, tuple):
+        return outputs[0].ndim > 0
+    loss = outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
+    return loss is None
+
+
+def _aux_coefficient(model: nn.Module) -> float:
+    """Weight of the load-balancing loss of a mixture of experts, if its configuration asks for one."""
+    config = getattr(model, "config", None)
+    return float(getattr(config, "router_aux_loss_coef", 0.0)) if getattr(config, "output_router_logits", False) else 0.0
 
 
 def _task(model: nn.Module) -> tuple[str | None, bool]:

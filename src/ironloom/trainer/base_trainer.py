@@ -273,7 +273,8 @@ def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArgum
 
 def _plain(value: Any) -> Any:
     """A number of NumPy or PyTorch as Python's own, so that every record can be written; anything else as it is."""
-    return value.item() if isinstance(value, np.generic | torch.Tensor) and value.size == 1 else value
+    single = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+    return value.item() if single else value
 
 
 def check_not_empty(dataset: Any, what: str) -> None:

@@ -187,7 +187,7 @@ class NativeEngine:
     def predict(self, batch: Batch) -> EvalStep:
         """Logits of a batch without labels."""
         with self._numerics():
-            outputs = self._forward(**self._placed(batch))
+            outputs = self._forward(**placed(batch, self.device))
         return EvalStep(0.0, 0, logits_of(outputs))
 
     def _weight(self, batch: Batch) -> int:
@@ -201,7 +201,7 @@ class NativeEngine:
         """The objective on a batch; a token that the model does not know is named."""
         try:
             with self._numerics():
-                return self.objective(self._forward, self._placed(batch), divisor)
+                return self.objective(self._forward, placed(batch, self.device), divisor)
         except (IndexError, RuntimeError) as error:
             raise token_error(self.model, batch) or error from error
 
@@ -209,13 +209,6 @@ class NativeEngine:
     def _optimizer(self) -> Optimizer:
         assert self.optimizer is not None, "set_optimizer comes before training"
         return self.optimizer
-
-    def _placed(self, batch: Batch) -> Batch:
-        if self.device.type == "cpu":
-            return batch
-        return {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-        }
 
     def _numerics(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast_dtype is None and not self._math_attention:
@@ -226,3 +219,10 @@ class NativeEngine:
         if self._math_attention:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
+
+
+def placed(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device; on the CPU it is there already."""
+    if device.type == "cpu":
+        return batch
+    return {name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -54,12 +54,18 @@ class TrainLoop:
             NonFiniteError: With policy ``stop``; the weights before that step are saved.
         """
         state = self.trainer.state
-        self._act()
+        self._stop_if_asked()
+        if self.progress.boundary_open:
+            self._act()
         while state.global_step < state.max_steps and not self.trainer.control.should_training_stop:
             self._epoch()
+        if self.progress.epoch_open and state.global_step >= state.max_steps:  # resumed after the last step, whose epoch was not brought to its end
+            self._end_epoch(self.progress.samples >= self.samples_per_epoch)
 
     def _epoch(self) -> None:
-        self.trainer.control.should_epoch_stop = False
+        if not self.progress.epoch_open:
+            self.trainer.control.should_epoch_stop = False
+            self.progress.epoch_open = True
         self.trainer.emit("on_epoch_begin")
         batches = self.loader.iterate(self.progress.epoch, math.ceil(self.progress.samples / self.samples_per_batch))
         try:
@@ -67,6 +73,10 @@ class TrainLoop:
         except IronloomError as error:
             self._save_before(error)
             raise
+        self._end_epoch(finished)
+
+    def _end_epoch(self, finished: bool) -> None:
+        self.progress.epoch_open = False
         if finished:
             self.progress.next_epoch()
             self.trainer.state.epoch = float(self.progress.epoch)
@@ -78,6 +88,8 @@ class TrainLoop:
     def _steps(self, batches: Iterator[Batch]) -> bool:
         """Steps to the end of the epoch; False if training stops within it."""
         state = self.trainer.state
+        if self.progress.samples and self.trainer.control.should_epoch_stop:  # resumed where the epoch was to be left
+            return True
         while window := list(itertools.islice(batches, self.args.gradient_accumulation_steps)):
             self._step(window)
             control = self.trainer.control
@@ -181,19 +193,30 @@ class TrainLoop:
 
     def _act(self) -> None:
         """Act on the flags: log, evaluate, save. A stop signal saves and raises."""
+        self.progress.boundary_open = True
         if self.trainer.control.should_log:
             self.trainer.control.should_log = False
             self._log()
         self._stop_if_asked()
         if self.trainer.control.should_evaluate:
-            done = self.trainer.evaluate_in_training(self._stop_wanted)
-            self.trainer.control.should_evaluate = not done
+            self._evaluate()
             self._stop_if_asked()
+        self.progress.boundary_open = False
         if self.trainer.control.should_save:
             self.trainer.control.should_save = False
             if self.args.grad_norm_log_interval == "checkpoint" or self.args.param_norm_log_interval == "checkpoint":
                 self.trainer.log(self._norms("checkpoint"))
             self.trainer.save_in_training()
+
+    def _evaluate(self) -> None:
+        """Evaluate; what does not come to its end is still asked for. A callback may ask for another one."""
+        done = False
+        self.trainer.control.should_evaluate = False
+        try:
+            done = self.trainer.evaluate_in_training(self._stop_wanted)
+        finally:
+            if not done:
+                self.trainer.control.should_evaluate = True
 
     def _log(self) -> None:
         logs: dict[str, float] = {}

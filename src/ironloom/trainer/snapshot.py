@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -79,12 +80,20 @@ class Snapshot:
         _assign(self.state, rest["state"])
         _assign(self.progress, rest["progress"])
         _assign(self.control, rest["control"])
+        self._find_best(folder)
         for name in self.callbacks.load_state_dict(rest["callbacks"]):
             warn(f"{folder} holds the state of a callback {name.split(':')[0]} that this run does not have")
         if self.engine.scaler is not None and rest["scaler"]:
             self.engine.scaler.load_state_dict(rest["scaler"])
         self._read_optimizer(folder, warn)
         self._read_scheduler(folder, warn)
+
+    def _find_best(self, folder: Path) -> None:
+        """The best checkpoint lies beside this one, wherever the run's folder was moved since."""
+        if self.state.best_model_checkpoint is not None:
+            beside = folder.parent / Path(self.state.best_model_checkpoint).name
+            if beside.is_dir():
+                self.state.best_model_checkpoint = str(beside)
 
     def _read_optimizer(self, folder: Path, warn: Callable[[str], None]) -> None:
         optimizer = self.engine.optimizer
@@ -128,10 +137,12 @@ def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
     """
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor) or name.endswith("_extra_state"):
-            raise ConfigError(f"checkpoints hold tensors of the model only, {name} (see get_extra_state) cannot be kept: save_strategy")
+            raise ConfigError(
+                f"the model cannot be saved: {name} (of get_extra_state) is no weight; keep it in a buffer, or set save_strategy to 'no'"
+            )
         fault = not_storable(value) or ("" if value.dtype in NATIVE else f"{value.dtype} has no place in safetensors")
         if fault and not value.is_meta:
-            raise ConfigError(f"the model cannot be saved, {name} is {fault}; change it, or set save_strategy to 'no'")
+            raise ConfigError(f"the model cannot be saved: {name}: {fault}; change it, or set save_strategy to 'no'")
     pack({"callbacks": callbacks.state_dict()})
 
 
@@ -139,10 +150,26 @@ def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     """Weights, the model's configuration if it has one, and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model.state_dict(), folder)
-    for part in (getattr(model, "config", None), getattr(model, "generation_config", None), processing_class):
+    for part in (getattr(model, "config", None), processing_class):
         save = getattr(part, "save_pretrained", None)
         if save is not None:
-            save(folder)
+            _save_part(save, folder)
+    # Its own save_pretrained refuses combinations of settings that loading it only warns of; no reason to lose a run.
+    write_generation = getattr(getattr(model, "generation_config", None), "to_json_file", None)
+    if write_generation is not None:
+        write_generation(folder / "generation_config.json")
+
+
+def _save_part(save: Callable[[Path], Any], folder: Path) -> None:
+    """Call a ``save_pretrained``; what the system refuses is an ``OSError``, also from tokenizers, which has no class for it."""
+    try:
+        save(folder)
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found.group(1))
+        raise OSError(number, os.strerror(number), os.fspath(folder)) from error
 
 
 def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
@@ -151,6 +178,7 @@ def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     raw = optimizer.state_dict()
     return {
         **raw,
+        "optimizer": type(optimizer).__name__,
         "state": {names[index]: value for index, value in raw["state"].items()},
         "param_groups": [{**group, "params": [names[index] for index in group["params"]]} for group in raw["param_groups"]],
     }
@@ -160,8 +188,14 @@ def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) 
     """Load what :func:`by_name` made.
 
     Raises:
-        CheckpointError: If the optimizer's parameters or groups are not those that were saved.
+        CheckpointError: If the optimizer's kind, parameters or groups are not those that were saved.
     """
+    kind = saved.get("optimizer", type(optimizer).__name__)
+    if kind != type(optimizer).__name__:
+        raise CheckpointError(
+            f"the optimizer state is that of {kind}, but this run has {type(optimizer).__name__}; "
+            "set restore_optimizer_state=False to start the optimizer anew"
+        )
     names = _names(optimizer, model)
     numbers = {name: index for index, name in enumerate(names)}
     here = [[names[index] for index in group["params"]] for group in optimizer.state_dict()["param_groups"]]
@@ -179,6 +213,17 @@ def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) 
             "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in saved["param_groups"]],
         }
     )
+    _keep_precision(optimizer, names, saved["state"])
+
+
+def _keep_precision(optimizer: Optimizer, names: list[str], saved: dict[str, Any]) -> None:
+    """Put back what PyTorch has rounded: it casts loaded state to the parameter's dtype."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, parameter in zip(names, parameters, strict=True):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            exact = saved[name][key]
+            if isinstance(value, torch.Tensor) and value.dtype != exact.dtype:
+                optimizer.state[parameter][key] = exact.to(value.device)
 
 
 def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:

@@ -18,7 +18,7 @@ from ironloom.objectives import choose_objective
 from ironloom.optim import AdamW, NamedParameters, schedule_by_name
 from ironloom.optim.parameters import decay_groups, is_norm_or_bias
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
-from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.engine import NativeEngine, placed
 from ironloom.trainer.evaluation import evaluate, joined
 from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.loop import TrainLoop
@@ -129,7 +129,7 @@ class Trainer(BaseTrainer):
         self.train_dataloader = self._loader(self.train_dataset, training=True)
         plan = self._plan(self.train_dataloader)
         self._new_state(plan)
-        engine = self._prepared_engine()
+        engine = self._prepared_engine(self.train_dataloader)
         self._create_optimizer_and_scheduler(engine, plan)
         if not self._resume(plan) and self.args.eval_on_start:
             self.control.should_evaluate = True
@@ -170,12 +170,14 @@ class Trainer(BaseTrainer):
         fresh.logging_steps, fresh.eval_steps, fresh.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         fresh.train_batch_size = args.train_batch_size
         self.state, self.control, self._progress = fresh, type(self.control)(), Progress()
+        self._progress.num_samples = self.train_dataloader.num_samples
 
-    def _prepared_engine(self) -> NativeEngine:
+    def _prepared_engine(self, loader: Any) -> NativeEngine:
+        """The engine of the model; ``loader`` gives a batch to try if the kind of the model's loss is not known."""
         if self._engine is None or self._engine.model is not self.model:
             self._check_precision()
             self.model.to(self.device)
-            self._engine = NativeEngine(self.model, self._objective(), self.args, self.device)
+            self._engine = NativeEngine(self.model, self._objective(loader), self.args, self.device)
         return self._engine
 
     def _check_precision(self) -> None:
@@ -185,8 +187,12 @@ class Trainer(BaseTrainer):
         if self.args.fp16 and half:
             raise ConfigError("fp16 needs float32 master weights: load the model with dtype=torch.float32")
 
-    def _objective(self) -> Any:
-        return choose_objective(self.model, self.compute_loss_func, self.args.label_names, getattr(self, "compute_loss", None))
+    def _objective(self, loader: Any) -> Any:
+        def first_batch() -> Any:
+            return placed(next(iter(loader.iterate(0))), self.device)
+
+        compute_loss = getattr(self, "compute_loss", None)
+        return choose_objective(self.model, first_batch, self.compute_loss_func, self.args.label_names, compute_loss)
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
         self.optimizer = self._given_optimizers[0] or self._new_optimizer()
@@ -246,7 +252,7 @@ class Trainer(BaseTrainer):
     def _snapshot(self) -> Snapshot:
         return Snapshot(
             self.unwrapped_model(),
-            self._prepared_engine(),
+            self._prepared_engine(self.train_dataloader),
             self.state,
             self.control,
             self._progress,
@@ -264,7 +270,14 @@ class Trainer(BaseTrainer):
         path = self._resolve_checkpoint_path()
         if path is None:
             return False
+        samples_here = self._progress.num_samples
         self._snapshot().read(Path(path), self.warn)
+        samples_there, self._progress.num_samples = self._progress.num_samples, samples_here
+        if samples_here != samples_there:
+            self.warn(
+                f"the training data has {samples_here} samples, it had {samples_there} when {path} was saved: "
+                "the order of the rest of this epoch is another one, and some samples come twice or not at all"
+            )
         self.control.should_training_stop = False
         self.state.max_steps, self.state.num_train_epochs = plan.max_steps, plan.num_epochs
         self.state.logging_steps, self.state.eval_steps = self.args.logging_steps, self.args.eval_steps
@@ -330,7 +343,7 @@ class Trainer(BaseTrainer):
         self.eval_dataloader = self._eval_loader(dataset)
         pick = self.preprocess_logits_for_metrics or (lambda logits, labels: logits)
         result = evaluate(
-            self._prepared_engine(),
+            self._prepared_engine(self.eval_dataloader),
             self.eval_dataloader,
             self.args.seed,
             keep=pick if keep else None,
