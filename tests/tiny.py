@@ -141,12 +141,15 @@ class Child:
         self.pid = self.process.pid
 
     def lines(self) -> Iterator[str]:
-        """What it tells, until it ends."""
-        try:
-            while True:
+        """What it tells, until it ends. Its own workers may hold the pipe open for some seconds more."""
+        while True:
+            while not self._pipe.poll(0.01):
+                if self.process.exitcode is not None and not self._pipe.poll():
+                    return
+            try:
                 yield self._pipe.recv()
-        except EOFError:
-            return
+            except EOFError:
+                return
 
     def end(self) -> tuple[list[str], int]:
         """The rest of the lines, and the exit code."""

@@ -59,8 +59,9 @@ class ProgressCallback(TrainerCallback):
         self._last.update({key: logs[key] for key in ("loss", "learning_rate") if key in logs})
         if "loss" in logs:
             self._measure(time.perf_counter(), state)
-        if self._bar is None or any(key.startswith("eval_") for key in logs):
-            self._say(f"step {state.global_step}/{state.max_steps}  {_line(logs, self._tokens_per_second)}")
+        line = _line(logs, self._tokens_per_second)
+        if line and (self._bar is None or any(key.startswith("eval_") for key in logs)):
+            self._say(f"step {state.global_step}/{state.max_steps}  {line}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Draw the last state and leave the bar standing."""
@@ -92,11 +93,13 @@ class ProgressCallback(TrainerCallback):
 
 def _line(logs: dict[str, Any], tokens_per_second: float) -> str:
     """A record in one line: what matters, in a fixed order."""
-    shown = [f"{key} {logs[key]:.4g}" for key in sorted(logs) if key.startswith("eval_") and key.endswith(("loss", "perplexity"))]
+    shown = [f"{key} {logs[key]:.4g}" for key in sorted(logs) if key.endswith(("_loss", "_perplexity"))]
     if "loss" in logs:
         shown.append(f"loss {logs['loss']:.4f}")
     if "grad_norm" in logs:
         shown.append(f"grad norm {logs['grad_norm']:.3g}")
+    if "param_norm" in logs:
+        shown.append(f"param norm {logs['param_norm']:.4g}")
     if "learning_rate" in logs:
         shown.append(f"lr {logs['learning_rate']:.3g}")
     if tokens_per_second and "loss" in logs:

@@ -28,6 +28,9 @@ def show(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     for name, value in rows(trainer, output, test):
         table.add_row(name, value)
     console = Console()
+    if not output.metrics["train_steps_per_second"]:
+        step, folder = trainer.state.global_step, trainer.args.output_dir
+        console.print(f"{folder} is already at step {step}: no step was trained (--fresh begins anew)", highlight=False, markup=False)
     console.print(table)
     for line in samples(trainer):
         console.print(line, highlight=False, markup=False)
@@ -72,7 +75,8 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """The text without line breaks, and without control characters: an untrained model writes any bytes."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split()))
 
 
 def _perplexity(loss: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ironloom import config
+from ironloom.checkpoint.lock import LOCK, RunLock
 from ironloom.cli.configuration import arguments_of, load_checked, output_dir, split, write_run
 from ironloom.cli.working import working
 from ironloom.config.graph import Graph
@@ -28,7 +30,7 @@ def train(
     path, overrides = split(words)
     graph = load_checked(path, overrides)
     if int(os.environ.get("RANK", "0")) == 0:
-        write_run(graph, output_dir(graph))
+        _write_run(graph)
     if fresh:
         arguments_of(graph)["resume_from_checkpoint"] = False
     _log_messages(graph)
@@ -39,8 +41,22 @@ def train(
     trainer.save_model()
     test = trainer.evaluate(test_dataset, metric_key_prefix="test") if test_dataset is not None else None
     from ironloom.cli.summary import show
+    from ironloom.trainer import Trainer
 
-    show(trainer, output, test)
+    if isinstance(trainer, Trainer):  # a configuration may name a trainer of its own
+        show(trainer, output, test)
+
+
+def _write_run(graph: Graph) -> None:
+    """Write run.yaml, but not over that of a run that is under way.
+
+    Raises:
+        ResourceError: If another run holds the folder, or it cannot be written.
+    """
+    folder = output_dir(graph)
+    # Only a folder in which something has run has a lock; a new one is left as it is.
+    with RunLock(folder) if (folder / LOCK).exists() else contextlib.nullcontext():
+        write_run(graph, folder)
 
 
 def _prepare_data(graph: Graph) -> None:

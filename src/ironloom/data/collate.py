@@ -97,7 +97,8 @@ class ColumnFilter:
         """
         if not isinstance(features[0], Mapping):
             return self._collate(features)
-        kept = [{name: value for name, value in sample.items() if name in self._names} for sample in features]
+        names = self._names
+        kept = [sample if sample.keys() <= names else {name: sample[name] for name in sample if name in names} for sample in features]
         if not kept[0]:
             raise _nothing_left(features[0], self._names)
         return self._collate(kept)

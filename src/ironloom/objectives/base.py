@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from ironloom.errors import ConfigError, DataError
@@ -105,7 +106,7 @@ def count_targets(targets: torch.Tensor) -> int:
     """Elements that are not masked. On the CPU NumPy counts several times faster for small batches."""
     if targets.device.type == "cpu":
         array = targets.numpy()
-        return int(array.size - (array == IGNORE_INDEX).sum())
+        return array.size - int(np.count_nonzero(array == IGNORE_INDEX))
     return int((targets != IGNORE_INDEX).sum())
 
 

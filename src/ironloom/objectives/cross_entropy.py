@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ironloom.errors import ConfigError, DataError
 from ironloom.objectives.base import IGNORE_INDEX, Batch, OutputObjective, batch_size, count_targets, logits_of, loss_of, no_loss
+from ironloom.objectives.chunked import cross_entropy_sum
 
 LABEL_KEYS = ("labels", "shift_labels")
 
@@ -75,9 +76,7 @@ class CrossEntropy(OutputObjective):
         if targets.dtype is not torch.int64 and not targets.is_floating_point():
             targets = targets.long()
         try:
-            loss = F.cross_entropy(
-                logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
-            )
+            loss = cross_entropy_sum(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), IGNORE_INDEX)
         except IndexError:
             raise _outside(targets, logits.shape[-1]) from None
         except (RuntimeError, ValueError) as error:

@@ -120,9 +120,10 @@ class NativeEngine:
                 self.model.train()
             seed_everything(random_key(*key, index))
             part, _ = self._run(batch, divisor)
-            mean = part / divisor
-            if mean.requires_grad:
-                (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
+            if part.requires_grad:
+                # The gradient of part / divisor, without the operation.
+                share = torch.full_like(part, 1.0 / divisor)
+                (part if self.scaler is None else self.scaler.scale(part)).backward(share)  # type: ignore[no-untyped-call]
             elif self._weight(batch):
                 raise no_gradient()
             loss_sum += part.item()
