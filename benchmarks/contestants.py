@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from ironloom.models import Decoder
+from ironloom.models import Decoder, build_decoder
 from ironloom.settings import ModelConfig
-
-WARM_UP = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Setting:
     batch: int
     vocabulary: int
     steps: int
+    warm_up: int
     bf16: bool = False
 
     @property
@@ -48,7 +48,6 @@ class Setting:
 
     def model(self) -> nn.Module:
         """The model, with the same weights every time."""
-        torch.manual_seed(0)
         shape = ModelConfig(
             num_layers=self.layers,
             d_model=self.width,
@@ -60,12 +59,12 @@ class Setting:
             dropout_attn=0.0,
             dropout_mlp=0.0,
         )
-        return ForTraining(Decoder(shape, self.vocabulary))
+        return ForTraining(build_decoder(shape, self.vocabulary, vocab_padding_unit=1, init_std=0.02))
 
     def data(self) -> list[dict[str, torch.Tensor]]:
         """Samples as every program takes them: input_ids and labels."""
         torch.manual_seed(0)
-        ids = torch.randint(self.vocabulary, ((self.steps + WARM_UP) * self.batch, self.sequence))
+        ids = torch.randint(self.vocabulary, ((self.steps + self.warm_up) * self.batch, self.sequence))
         return [{"input_ids": row, "labels": row} for row in ids]
 
 
@@ -86,16 +85,17 @@ class ForTraining(nn.Module):
 
 
 class Clock:
-    """Notes the time at the end of every step."""
+    """Notes the time at the end of every step; the first ones are not counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, setting: Setting) -> None:
         self.times: list[float] = []
+        self.warm_up = setting.warm_up
 
     def tick(self) -> None:
         self.times.append(time.perf_counter())
 
     def seconds_per_step(self) -> float:
-        return (self.times[-1] - self.times[WARM_UP - 1]) / (len(self.times) - WARM_UP)
+        return (self.times[-1] - self.times[self.warm_up - 1]) / (len(self.times) - self.warm_up)
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -108,9 +108,9 @@ def schedule_of(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_
 
 def bare(setting: Setting) -> float:
     """A loop as one writes it by hand."""
-    model, clock = setting.model(), Clock()
+    model, clock = setting.model(), Clock(setting)
     optimizer = optimizer_of(model)
-    schedule = schedule_of(optimizer, setting.steps + WARM_UP)
+    schedule = schedule_of(optimizer, setting.steps + setting.warm_up)
     loader = DataLoader(setting.data(), batch_size=setting.batch, shuffle=True)  # type: ignore[arg-type]
     autocast = torch.autocast("cpu", torch.bfloat16) if setting.bf16 else contextlib.nullcontext()
     model.train()
@@ -129,7 +129,7 @@ def bare(setting: Setting) -> float:
 def ironloom(setting: Setting) -> float:
     from ironloom import Trainer, TrainerCallback
 
-    clock = Clock()
+    clock = Clock(setting)
 
     class Tick(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -148,10 +148,36 @@ def ironloom(setting: Setting) -> float:
     return clock.seconds_per_step()
 
 
+def ironloom_train(setting: Setting) -> float:
+    """What ``ironloom train`` does with a grouped configuration: its default precision is bfloat16."""
+    from ironloom import TrainerCallback, config
+
+    clock = Clock(setting)
+
+    class Tick(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.yaml")
+        path.write_text(
+            f"model: {{d_model: {setting.width}, d_ffn: {4 * setting.width}, num_layers: {setting.layers}, "
+            f"num_attention_heads: {setting.heads}, head_dim: {setting.width // setting.heads}, max_seq_len: {setting.sequence}, "
+            "dropout_embd: 0.0, dropout_attn: 0.0, dropout_mlp: 0.0, tokenizer_type: bbpe, vocab_name_or_path: null}\n"
+            f"data: {{train_datasets: [python-stdlib], vocab_size: {setting.vocabulary}}}\ninit: {{init_std: 0.02}}\n"
+            f"trainer: {{model_path: {folder}/out, micro_batch_size: {setting.batch}}}\n"
+            f"operation: {{train_steps: {setting.steps + setting.warm_up}, no_save: true}}\n"
+        )
+        trainer = config.build(config.load(path))
+        trainer.add_callback(Tick)
+        trainer.train()
+    return clock.seconds_per_step()
+
+
 def transformers(setting: Setting) -> float:
     import transformers
 
-    clock = Clock()
+    clock = Clock(setting)
 
     class Tick(transformers.TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -176,10 +202,10 @@ def transformers(setting: Setting) -> float:
 def accelerate(setting: Setting) -> float:
     from accelerate import Accelerator
 
-    model, clock = setting.model(), Clock()
+    model, clock = setting.model(), Clock(setting)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if setting.bf16 else "no")
     optimizer = optimizer_of(model)
-    schedule = schedule_of(optimizer, setting.steps + WARM_UP)
+    schedule = schedule_of(optimizer, setting.steps + setting.warm_up)
     loader = DataLoader(setting.data(), batch_size=setting.batch, shuffle=True)  # type: ignore[arg-type]
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     model.train()
@@ -197,7 +223,7 @@ def accelerate(setting: Setting) -> float:
 def lightning(setting: Setting) -> float:
     import lightning as L
 
-    clock = Clock()
+    clock = Clock(setting)
 
     class Module(L.LightningModule):
         def __init__(self) -> None:
@@ -211,7 +237,7 @@ def lightning(setting: Setting) -> float:
 
         def configure_optimizers(self) -> Any:
             optimizer = optimizer_of(self.model)
-            schedule = schedule_of(optimizer, setting.steps + WARM_UP)
+            schedule = schedule_of(optimizer, setting.steps + setting.warm_up)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
         def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:

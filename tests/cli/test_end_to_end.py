@@ -20,6 +20,10 @@ from typing import Any
 
 import pytest
 
+from ironloom.callbacks import ProgressCallback, TrainerControl, TrainerState
+from ironloom.cli import summary
+from ironloom.settings import TrainingArguments
+
 # The tests share runs: one process of a distributed test run takes them all.
 pytestmark = pytest.mark.xdist_group("end-to-end")
 
@@ -355,6 +359,17 @@ def test_a_wrong_configuration_is_refused_before_anything_is_written(words: tupl
     result = place.run("train", *words, "trainer.model_path=never")
     assert (result.returncode, result.stderr, result.stdout) == (2, message, "")
     assert not (place.folder / "never").exists()
+
+
+def test_generated_bytes_cannot_steer_the_terminal() -> None:
+    assert summary.one_line("a\x1b[2J b\r\n\tc\x07") == "a\N{REPLACEMENT CHARACTER}[2J b c\N{REPLACEMENT CHARACTER}"
+
+
+def test_every_line_of_progress_says_something(capsys: pytest.CaptureFixture[str]) -> None:
+    progress, args, state, control = ProgressCallback(), TrainingArguments(), TrainerState(global_step=3, max_steps=9), TrainerControl()
+    for logs in ({"test_loss": 1.5}, {"param_norm": 2.0}, {"epoch": 1.0}):
+        progress.on_log(args, state, control, logs=logs)
+    assert capsys.readouterr().err.splitlines() == ["step 3/9  test_loss 1.5", "step 3/9  param norm 2"]
 
 
 class Terminal:

@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ class Reader:
         if command == "make quickstart":
             command = quickstart_recipe()
         elif command.startswith("make "):
-            command = f'make -n --no-print-directory -f "{ROOT}/Makefile" {command.removeprefix("make ")}'
+            command = f'make -n --no-print-directory -C "{ROOT}" {command.removeprefix("make ")}'
         if re.match(r"ironloom train (?!\S*run\.yaml)", command):
             command = f"{command} {SMALL} {LONG if interrupted else ''}"
         command = command.replace(".venv/bin/python -m pytest ", f'python -m pytest -p no:cacheprovider --rootdir "{ROOT}" "{ROOT}"/')
@@ -216,6 +217,22 @@ def test_links_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
     assert text.isascii() or set(re.findall(r"[^\x00-\x7f]", text)) <= set("\u2500\u2502\u250c\u2510\u2514\u2518\u252c\u2534")
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text))
+    files = ["/" + path.relative_to(ROOT / "src/ironloom").as_posix() for path in (ROOT / "src/ironloom").rglob("*.py")]
+    assert len(names) > 40
+    assert [name for name in names if not any(file.endswith(f"/{name}") for file in files)] == []
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    """The table of ARCHITECTURE.md is that of pyproject.toml."""
+    table = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("| package |")[2].partition("\n\n")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}  # type: ignore[index]
+    assert set(re.findall(r"^\| ([\w-]+) \|", table, re.MULTILINE)) == needed
 
 
 def test_the_readme_names_a_proof_for_every_guarantee() -> None:

@@ -70,11 +70,11 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
         prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
         written = generate(trainer.unwrapped_model(), prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
-        lines.append(f"{_one_line(begun)} | {_one_line(whole[len(begun) :])}")
+        lines.append(f"{one_line(begun)} | {one_line(whole[len(begun) :])}")
     return lines
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text without line breaks, and without control characters: an untrained model writes any bytes."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split()))
 

@@ -121,9 +121,9 @@ class NativeEngine:
             seed_everything(random_key(*key, index))
             part, _ = self._run(batch, divisor)
             if part.requires_grad:
-                # The gradient of part / divisor, without the operation.
-                share = torch.full_like(part, 1.0 / divisor)
-                (part if self.scaler is None else self.scaler.scale(part)).backward(share)  # type: ignore[no-untyped-call]
+                # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
+                mean = part / divisor
+                (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
             elif self._weight(batch):
                 raise no_gradient()
             loss_sum += part.item()

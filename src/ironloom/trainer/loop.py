@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ironloom.device import generator_states, restore_generators
 from ironloom.errors import DataError, Interrupted, IronloomError, NonFiniteError
 from ironloom.objectives.base import batch_size
 from ironloom.trainer.engine import Batch, NativeEngine
@@ -111,7 +112,7 @@ class TrainLoop:
         want_norm = self.args.grad_norm_log_interval is not None and self._flag_due(self.args.grad_norm_log_interval)
         self.grad_norm = engine.clip(self.args.max_grad_norm, want_norm)
         if self._is_finite(loss_sum):
-            trainer.emit("on_pre_optimizer_step")
+            self._before_optimizer()
             if engine.step():
                 trainer.emit("on_optimizer_step")
                 engine.schedule()
@@ -125,6 +126,13 @@ class TrainLoop:
         self._set_flags("steps")
         trainer.emit("on_step_end")
         self._act()
+
+    def _before_optimizer(self) -> None:
+        """The event between gradients and update; an optimizer that draws must not see what a callback drew."""
+        if self.trainer.callback_handler.handles("on_pre_optimizer_step"):
+            states = generator_states()
+            self.trainer.emit("on_pre_optimizer_step")
+            restore_generators(states)
 
     def _substep(self) -> None:
         self.trainer.emit("on_substep_end")
