@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from ironloom.objectives.cross_entropy import CrossEntropy
 _CROSS_ENTROPY_TASKS = {"ForCausalLM": True, "ForMaskedLM": False, "ForTokenClassification": False}
 
 #: How near a model's own loss must be to ours for both to be the same function, relative.
-_SAME = 1e-2
+_SAME = 1e-5
+_SAME_IN_HALF = 1e-2
 
 
 def choose_objective(
@@ -64,23 +65,34 @@ def choose_objective(
 
 @torch.no_grad()
 def _recognised(model: nn.Module, batch: Batch, labels_key: str, labels_required: bool) -> CrossEntropy | None:
-    """The cross entropy that a module's own loss is on a batch; None if it is something else."""
-    was_training = model.training
+    """The cross entropy that a module's own loss is on a batch; None if it is something else, or cannot be told.
+
+    A fresh model may predict all tokens alike: then the loss with and without shift is the same number.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         outputs = model(**batch)
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     logits, labels = logits_of(outputs), batch.get(labels_key)
     if logits is None or not isinstance(labels, torch.Tensor) or labels.is_floating_point() or logits.ndim != labels.ndim + 1:
         return None
-    own = None if _lossless(outputs) else loss_of(outputs).item()
-    for shift in (True, False) if labels.ndim > 1 else (False,):
-        ours = CrossEntropy(shift, labels_key, keep_labels=labels_required)
-        weight = ours.weight(batch)
-        if own is None or (weight and math.isclose(ours.loss_sum(outputs, batch, 1).item() / weight, own, rel_tol=_SAME)):
-            return ours
-    return None
+    shifts = (True, False) if labels.ndim > 1 else (False,)
+    candidates = [CrossEntropy(shift, labels_key, keep_labels=labels_required) for shift in shifts]
+    if _lossless(outputs):
+        return candidates[0]
+    own, tolerance = loss_of(outputs).item(), _SAME if logits.dtype is torch.float32 else _SAME_IN_HALF
+    same = [ours for ours in candidates if _is_mean(ours, outputs, batch, own, tolerance)]
+    return same[0] if len(same) == 1 else None
+
+
+def _is_mean(objective: CrossEntropy, outputs: Any, batch: Batch, own: float, tolerance: float) -> bool:
+    weight = objective.weight(batch)
+    return weight > 0 and math.isclose(objective.loss_sum(outputs, batch, 1).item() / weight, own, rel_tol=tolerance)
 
 
 def _lossless(outputs: Any) -> bool:
