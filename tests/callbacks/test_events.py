@@ -206,3 +206,36 @@ def test_callbacks_need_no_base_class(tmp_path: Path) -> None:
 
     run(tmp_path, Plain, max_steps=2)
     assert Plain.seen == 2
+
+
+def test_pushing_fires_its_event_before_the_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    recorder, uploads = Recorder(), []
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None:
+            assert token == "secret"
+
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
+            assert private and exist_ok
+
+        def upload_folder(self, **arguments: Any) -> Any:
+            uploads.append((arguments["repo_id"], [event for event, _ in recorder.events if event == "on_push_begin"]))
+            assert (Path(arguments["folder_path"]) / "model.safetensors").exists()
+            assert "checkpoints/*" in arguments["ignore_patterns"]
+            return huggingface_hub.CommitInfo(
+                commit_url="https://huggingface.co/me/model/commit/1", commit_message="", commit_description="", oid="1"
+            )
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    trainer = ironloom.Trainer(tiny_lm(), {"output_dir": tmp_path}, callbacks=[recorder])
+    assert trainer.push_to_hub("me/model", token="secret").endswith("/commit/1")
+    assert uploads == [("me/model", ["on_push_begin"])]
+
+
+def test_pushing_without_a_network_says_where_the_model_is(tmp_path: Path) -> None:
+    trainer = ironloom.Trainer(tiny_lm(), {"output_dir": tmp_path})
+    with pytest.raises(ironloom.ResourceError, match="could not be uploaded"):
+        trainer.push_to_hub("me/model")
+    assert trainer.model_exists(tmp_path)

@@ -195,8 +195,8 @@ def test_what_a_run_shows(place: Place, finished: subprocess.CompletedProcess[st
     first, last = (float(number) for number in table["perplexity"].split(" -> "))
     assert last < first / 4
     generated = finished.stdout.split("┘\n")[1].splitlines()
-    assert len(generated) >= 3
-    assert sum(" | " in line for line in generated) == 3
+    assert len(generated) == 3
+    assert all(" | " in line for line in generated)
     assert all(character.isprintable() for line in generated for character in line)
 
 

@@ -173,7 +173,7 @@ def test_the_summary_counts(tmp_path):
 
 def test_the_summary_leaves_out_what_it_cannot_know(tmp_path):
     graph = config.load(QUICKSTART, ["model.vocab_name_or_path=someone/something"])
-    assert summary(graph) == "4,096 tokens per step, 500 steps"
+    assert summary(graph) == "2,048 tokens per step, 400 steps"
     assert summary(Graph({"main": 1})) == ""
     run = tagged.load("main: !call:ironloom.settings:TrainingArguments {max_steps: !var 'steps'}", "f")
     assert summary(run) == ""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ironloom.data.blocks import collate_blocks
+from ironloom.data.loader import make_loader
 from ironloom.data.pretrain import PretrainData
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import ConfigError, DataError
@@ -160,3 +163,21 @@ def test_mistakes_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         PretrainData([5], tokenizer_type="byte", vocab_name_or_path=None, vocab_size=300, seq_length=0, splits=(1, 1, 1))  # type: ignore[list-item]
     assert [problem.path for problem in caught.value.problems] == ["train_datasets.0", "splits", "seq_length"]
+
+
+def test_a_loaded_vocabulary_larger_than_asked_for_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tokenizer_type": "byte", "vocab_name_or_path": None, "seq_length": 32, "cache_dir": str(tmp_path)}
+    with pytest.raises(ConfigError, match="257 tokens, more than 200"):
+        PretrainData(["python-docs"], vocab_size=200, **options).prepare()
+    assert PretrainData(["python-docs"], vocab_size=None, **options).tokenizer.vocab_size == 257
+
+
+def test_a_token_store_is_read_in_the_training_process(tmp_path: Path) -> None:
+    """Workers would only slow it down, so that no number of them starts any."""
+    data = PretrainData(
+        ["python-docs"], tokenizer_type="byte", vocab_name_or_path=None, vocab_size=None, seq_length=32, cache_dir=str(tmp_path)
+    )
+    loader = make_loader(data.train, batch_size=4, collate=collate_blocks, num_workers=8, persistent_workers=True)
+    batch = next(loader.iterate(0))
+    assert multiprocessing.active_children() == []
+    assert batch["input_ids"].shape == (4, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ironloom.callbacks.base import TrainerCallback
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.settings.training import TrainingArguments
+
+logger = logging.getLogger("ironloom")
 
 
 class MetricsWriter(TrainerCallback):
@@ -41,7 +44,7 @@ class MetricsWriter(TrainerCallback):
             with open(self._path, mode, encoding="utf-8") as file:
                 file.writelines(json.dumps(_plain(record), default=str) + "\n" for record in records)
         except OSError as error:
-            print(f"ironloom: {self._path} could not be written ({error.strerror}); no further records are kept")
+            logger.warning("%s could not be written (%s); no further records are kept there", self._path, error.strerror)
             self._path = None
 
 

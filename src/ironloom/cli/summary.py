@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -28,12 +29,13 @@ def show(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     for name, value in rows(trainer, output, test):
         table.add_row(name, value)
     console = Console()
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if not output.metrics["train_steps_per_second"]:
         step, folder = trainer.state.global_step, trainer.args.output_dir
-        console.print(f"{folder} is already at step {step}: no step was trained (--fresh begins anew)", highlight=False, markup=False)
+        say(f"{folder} is already at step {step}: no step was trained (--fresh begins anew)")
     console.print(table)
     for line in samples(trainer):
-        console.print(line, highlight=False, markup=False)
+        say(line)
 
 
 def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from ironloom.data.blocks import TokenBlocks
 from ironloom.data.fetch import BatchReader, Collate, MapDataset
 from ironloom.data.plan import BatchPlan
 from ironloom.data.workers import WorkerPool
@@ -122,7 +123,8 @@ def make_loader(dataset: Any, *, shuffle: bool = True, **options: Any) -> Any:
     """A :class:`Loader` for a map-style dataset, an ``IterableLoader`` for a stream.
 
     Args:
-        dataset: The samples.
+        dataset: The samples. A token store is read in this process whatever ``num_workers`` says: that takes a few
+            microseconds a batch, and sending it from another process takes ten times as long.
         shuffle: As for :class:`Loader`. The order of a stream is its own: there it has no effect.
         **options: All other options of the loader.
 
@@ -137,6 +139,8 @@ def make_loader(dataset: Any, *, shuffle: bool = True, **options: Any) -> Any:
     if isinstance(dataset, Mapping):
         names = ", ".join(map(repr, dataset))
         raise ConfigError(f"a dataset was expected, found a mapping with {names}: choose one of them")
+    if isinstance(dataset, TokenBlocks):
+        options.update(num_workers=0, prefetch_factor=None, persistent_workers=False)
     if isinstance(dataset, MapDataset) and not isinstance(dataset, IterableDataset):
         return Loader(dataset, shuffle=shuffle, **options)
     if isinstance(dataset, Iterable):

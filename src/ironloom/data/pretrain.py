@@ -13,7 +13,7 @@ from ironloom.data.blocks import TokenBlocks, split_ranges
 from ironloom.data.cache import cache_root, publish, withdraw
 from ironloom.data.entries import Corpus, Datasets, entry_problems
 from ironloom.data.store import Progress, TokenStore, prepare
-from ironloom.data.tokenizer import Tokenizer, check_tokenizer_type, make_tokenizer
+from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, check_tokenizer_type, make_tokenizer
 from ironloom.errors import ConfigError, DataError, Problem
 
 _REPORT_EVERY = 256  # documents between two reports while a tokenizer is trained
@@ -34,7 +34,7 @@ class PretrainData:
         test_datasets: What to test on; None for a part of the training data.
         tokenizer_type: See ``tokenizer.make_tokenizer``, as for the next two.
         vocab_name_or_path: Where the tokenizer is loaded from; None to train it on the training documents.
-        vocab_size: Size of a tokenizer that is trained.
+        vocab_size: Size of a tokenizer that is trained; the most that one which is loaded may have, None for any.
         seq_length: Tokens per sample.
         splits: Shares of the training data for training, evaluation and test. The share of a set that has datasets of
             its own goes to training.
@@ -54,7 +54,7 @@ class PretrainData:
         test_datasets: Datasets | None = None,
         tokenizer_type: str,
         vocab_name_or_path: str | None,
-        vocab_size: int,
+        vocab_size: int | None,
         seq_length: int,
         splits: Sequence[float] = (0.97, 0.029, 0.001),
         eval_samples: int | None = None,
@@ -70,6 +70,8 @@ class PretrainData:
         ]
         if not train_datasets:
             problems.append(Problem("at least one dataset is needed", path="train_datasets"))
+        if vocab_size is None and tokenizer_type == "bbpe" and vocab_name_or_path is None:
+            problems.append(Problem("a vocabulary that is trained needs a size", path="vocab_size"))
         if problems:
             raise ConfigError(problems)
         check_tokenizer_type(tokenizer_type, vocab_name_or_path)
@@ -166,11 +168,16 @@ class PretrainData:
                     progress(number, "training the tokenizer")
                 yield document
 
+        limit = self._vocab_size
+
         def make() -> Tokenizer:
-            return make_tokenizer(self._tokenizer_type, self._vocab_name_or_path, self._vocab_size, documents)
+            return make_tokenizer(self._tokenizer_type, self._vocab_name_or_path, limit or MIN_VOCAB_SIZE, documents)
 
         if self._vocab_name_or_path is not None or self._tokenizer_type != "bbpe":
-            return make()
+            tokenizer = make()
+            if limit is not None and tokenizer.vocab_size > limit:
+                raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {limit}: leave vocab_size out")
+            return tokenizer
         return _cached_tokenizer(make, f"{self._vocab_size}:{self._train.key()}", self._cache_dir)
 
 

@@ -74,7 +74,7 @@ def logits_of(outputs: Any) -> torch.Tensor | None:
 
 
 def loss_of(outputs: Any) -> torch.Tensor:
-    """The loss that a model computed itself.
+    """The loss that a model computed itself; in a tuple it comes first or, as in nanoGPT, second.
 
     Raises:
         ConfigError: If there is neither a loss nor logits in the outputs.
@@ -85,7 +85,7 @@ def loss_of(outputs: Any) -> torch.Tensor:
     elif isinstance(outputs, Mapping):
         loss = outputs.get("loss")
     elif isinstance(outputs, tuple):
-        loss = outputs[0]
+        loss = next((item for item in outputs[:2] if isinstance(item, torch.Tensor) and item.ndim == 0), None)
     else:
         loss = getattr(outputs, "loss", None)
     if not isinstance(loss, torch.Tensor) or loss.ndim:

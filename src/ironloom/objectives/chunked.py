@@ -52,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return losses.where(counted, 0.0).sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         logits, safe, counted = ctx.saved_tensors
         result = torch.empty_like(logits)
         scale = (counted * gradients[0])[:, None]

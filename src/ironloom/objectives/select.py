@@ -69,20 +69,24 @@ def _recognised(model: nn.Module, batch: Batch, labels_key: str, labels_required
 
     A fresh model may predict all tokens alike: then the loss with and without shift is the same number.
     """
-    if not isinstance(batch, Mapping):
+    if not isinstance(batch, Mapping) or not batch:
         return None
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         outputs = model(**batch)
+        if not labels_required:
+            without = logits_of(model(**{name: value for name, value in batch.items() if name != labels_key}))
     finally:
         for module in training:
             module.training = True
     logits, labels = logits_of(outputs), batch.get(labels_key)
     if logits is None or not isinstance(labels, torch.Tensor) or labels.is_floating_point() or logits.ndim != labels.ndim + 1:
         return None
+    # Without labels some modules predict the last token only, as for generation.
+    keep = labels_required or without is None or not torch.equal(without, logits)
     shifts = (True, False) if labels.ndim > 1 else (False,)
-    candidates = [CrossEntropy(shift, labels_key, keep_labels=labels_required) for shift in shifts]
+    candidates = [CrossEntropy(shift, labels_key, keep_labels=keep) for shift in shifts]
     if _lossless(outputs):
         return candidates[0]
     own, tolerance = loss_of(outputs).item(), _SAME if logits.dtype is torch.float32 else _SAME_IN_HALF
@@ -100,7 +104,7 @@ def _lossless(outputs: Any) -> bool:
     if isinstance(outputs, torch.Tensor):
         return True
     if isinstance(outputs, tuple):
-        return outputs[0].ndim > 0
+        return not any(isinstance(item, torch.Tensor) and item.ndim == 0 for item in outputs[:2])
     loss = outputs.get("loss") if isinstance(outputs, dict) else getattr(outputs, "loss", None)
     return loss is None
 

@@ -49,7 +49,7 @@ class TrainerGroup(Settings):
     param_norm_log_interval: Cadence | None = setting(None, "Log the parameter norm with each log record or checkpoint.")
     use_flash_attn: bool = setting(True, "Fused attention kernels; false: PyTorch's plain one.")
     vocab_padding_unit: Count = setting(128, "The embedding's rows are padded to a multiple of this.")
-    num_workers: Size = setting(8, "Processes that read samples; 0: the training process.")
+    num_workers: Size = setting(8, "Processes that read samples; a token store is always read in the training process, which is faster.")
     do_eval: bool = setting(False, "Evaluate while training.")
     eval_batch_size: Count | None = setting(None, "Sequences of one evaluation pass on each device; null: micro batch.")
 
@@ -105,7 +105,7 @@ class DataGroup(Settings):
     train_datasets: Datasets = setting(None, "Datasets to train on: names, paths or mappings with dataset_path.")
     eval_datasets: Datasets = setting(None, "Datasets to evaluate on; null: a split of the training data.")
     test_datasets: Datasets = setting(None, "Datasets to test on; null: a split of the training data.")
-    vocab_size: Annotated[int, Ge(1)] = setting(51200, "Size of a vocabulary that is trained here.")
+    vocab_size: Annotated[int, Ge(1)] = setting(51200, "Size of a vocabulary that is trained here; one that is loaded may not be larger, if this is given.")
     pad_to_max_length: bool = setting(False, "Pad every sequence.", planned=FINE_TUNING)
     pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "Id of the padding; -1: end of text.", planned=FINE_TUNING)
 
@@ -197,7 +197,7 @@ class UtilsGroup(Settings):
     profile_step_end: Size = setting(12, "Last step of the profile.", planned=PROFILING)
     profile_ranks: list[Size] = setting(default_factory=lambda: [0], doc="Processes to profile.")
     deterministic: bool = setting(False, "Refuse operations whose result may differ from run to run.")
-    report_memory_usage: bool = setting(True, "Log the peak memory with the first record.")
+    report_memory_usage: bool = setting(True, "Report the peak memory at the end.")
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong although every value is right alone."""

@@ -69,7 +69,7 @@ class TrainingArguments(Settings):
     torch_compile_backend: str = setting("inductor", "Backend of torch.compile.")
     torch_compile_mode: str | None = setting(None, "Mode of torch.compile.")
 
-    dataloader_num_workers: Size = setting(0, "Processes that read samples; 0: the training process.")
+    dataloader_num_workers: Size = setting(0, "Processes that read samples; 0: the training process, where a token store is read in any case.")
     dataloader_pin_memory: bool = setting(True, "Page-locked batches, where there is an accelerator.")
     dataloader_drop_last: bool = setting(False, "Leave out the last batch of an epoch if it is not full.")
     dataloader_prefetch_factor: Count | None = setting(None, "Batches that each worker reads ahead.")
@@ -97,7 +97,7 @@ class TrainingArguments(Settings):
 
     grad_norm_log_interval: Cadence | None = setting(None, "Log the gradient norm with each log record or checkpoint.")
     param_norm_log_interval: Cadence | None = setting(None, "Log the parameter norm with each log record or checkpoint.")
-    report_memory: bool = setting(False, "Log the peak memory with the first record.")
+    report_memory: bool = setting(False, "Report the peak memory at the end.")
     exit_steps: Count | None = setting(None, "Save and stop when the step number is a multiple of this.")
     disable_tqdm: bool = setting(False, "No progress bar and no log lines.")
     report_to: Literal["none"] | list[Literal["none"]] = setting("none", "Trackers: none yet.")

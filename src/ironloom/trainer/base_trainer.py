@@ -154,6 +154,36 @@ class BaseTrainer(ExtensibleTrainer):
 
         publish_files(Path(output_dir or self.args.output_dir), write)
 
+    def push_to_hub(self, repo_id: str, commit_message: str = "End of training", token: str | None = None) -> str:
+        """Save the model and upload it to the Hugging Face hub; checkpoints and logs stay here.
+
+        Args:
+            repo_id: ``user/name``; made, private, if it does not exist.
+            commit_message: What the hub shows of this upload.
+            token: Access token; by default the one that is logged in.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ResourceError: If the hub cannot be reached or refuses.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        self.save_model()
+        self.emit("on_push_begin")
+        hub = HfApi(token=token)
+        try:
+            hub.create_repo(repo_id, private=True, exist_ok=True)
+            ignored = ["checkpoints/*", "logs/*", ".*"]
+            commit = hub.upload_folder(
+                repo_id=repo_id, folder_path=Path(self.args.output_dir), commit_message=commit_message, ignore_patterns=ignored
+            )
+        except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise ResourceError(f"{repo_id} could not be uploaded: {error}; the model is in {self.args.output_dir}") from error
+        return str(commit.commit_url)
+
     def model_exists(self, output_dir: os.PathLike[str] | str) -> bool:
         """Whether a folder holds the weights of a model."""
         return is_model_folder(output_dir)

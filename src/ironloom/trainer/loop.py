@@ -6,6 +6,7 @@ the events and acts on the control flags. It knows no parallelism, no objective 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import signal
@@ -60,7 +61,8 @@ class TrainLoop:
             self._act()
         while state.global_step < state.max_steps and not self.trainer.control.should_training_stop:
             self._epoch()
-        if self.progress.epoch_open and state.global_step >= state.max_steps:  # resumed after the last step, whose epoch was not brought to its end
+        if self.progress.epoch_open and state.global_step >= state.max_steps:
+            # Resumed after the last step, whose epoch was not brought to its end.
             self._end_epoch(self.progress.samples >= self.samples_per_epoch)
 
     def _epoch(self) -> None:
@@ -69,11 +71,13 @@ class TrainLoop:
             self.progress.epoch_open = True
         self.trainer.emit("on_epoch_begin")
         batches = self.loader.iterate(self.progress.epoch, math.ceil(self.progress.samples / self.samples_per_batch))
-        try:
-            finished = self._steps(batches)
-        except IronloomError as error:
-            self._save_before(error)
-            raise
+        # Closed at once: workers that an exception's traceback keeps alive would hold up the end of the process.
+        with contextlib.closing(batches):
+            try:
+                finished = self._steps(batches)
+            except IronloomError as error:
+                self._save_before(error)
+                raise
         self._end_epoch(finished)
 
     def _end_epoch(self, finished: bool) -> None:

@@ -189,7 +189,7 @@ class Trainer(BaseTrainer):
 
     def _objective(self, loader: Any) -> Any:
         def first_batch() -> Any:
-            return placed(next(iter(loader.iterate(0))), self.device)
+            return placed(next(iter(loader.iterate(0)), {}), self.device)
 
         compute_loss = getattr(self, "compute_loss", None)
         return choose_objective(self.model, first_batch, self.compute_loss_func, self.args.label_names, compute_loss)

@@ -48,7 +48,7 @@ class _Keys:
 def assemble(groups: Groups, found: Gathered) -> Graph:
     """The graph of valid groups; ``main`` is the trainer."""
     key = _Keys(groups, found)
-    data = _data(key)
+    data = _data(groups, found, key)
     tokenizer = _node(ATTRIBUTE, data, "tokenizer", name="tokenizer")
     arguments = _arguments(groups, key)
     model = _model(key, tokenizer)
@@ -85,7 +85,10 @@ def _node(target: str, *args: Any, mode: Any = "call", name: str | None = None, 
     return Node(target, mode, fixed, kwargs, name)
 
 
-def _data(key: _Keys) -> Node:
+def _data(groups: Groups, found: Gathered, key: _Keys) -> Node:
+    # The size of a vocabulary that is loaded is its own: only one that somebody wrote is held against it.
+    is_trained = groups.model.tokenizer_type == "bbpe" and groups.model.vocab_name_or_path is None
+    is_given = found.origin(("data", "vocab_size")).route != "default"
     return _node(
         "ironloom.data:PretrainData",
         train_datasets=key("data.train_datasets"),
@@ -97,7 +100,7 @@ def _data(key: _Keys) -> Node:
         seq_length=key("model.max_seq_len"),
         tokenizer_type=key("model.tokenizer_type"),
         vocab_name_or_path=key("model.vocab_name_or_path"),
-        vocab_size=key("data.vocab_size"),
+        vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
         name="data",
     )
 
