@@ -87,9 +87,8 @@ def main() -> None:
     parser.add_argument("--only", default="small,large,start")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    print(f"{machine}, {torch.get_num_threads()} threads, {options.rounds} rounds")
     wanted = options.only.split(",")
     with contextlib.suppress(KeyboardInterrupt):
         if "small" in wanted:

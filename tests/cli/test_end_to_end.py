@@ -322,6 +322,9 @@ def test_fresh_begins_anew(place: Place, finished: subprocess.CompletedProcess[s
     result = place.train("fresh", "--fresh", "operation.train_steps=10", "optim.annealing_steps=300")
     assert f"step 10/10  loss {place.metrics('out')[1]['loss']:.4f}" in result.stderr
     assert [record["step"] for record in place.metrics("fresh") if "loss" in record] == [10]
+    kept = place.folder / "fresh" / "checkpoints.1"
+    assert sorted(path.name for path in kept.iterdir()) == sorted(path.name for path in (place.folder / "out/checkpoints").iterdir())
+    assert "kept in fresh/checkpoints.1" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from ironloom.models import attention
 from ironloom.models.attention import causal_padding_mask
+from ironloom.settings.model import ModelConfig
 from models.twins import gpt2_twins, llama_twins, tokens
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
@@ -71,3 +73,27 @@ def test_no_query_is_left_without_a_key():
     mask = causal_padding_mask(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]))[:, 0].int()
     assert mask[0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
     assert mask[1].tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("groups", [None, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_sequences_in_half_precision_equal_the_kernel(
+    groups: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU short sequences go without the fused kernel: the same numbers, as near as the dtype allows, and gradients."""
+    shape = ModelConfig(d_model=64, num_attention_heads=4, num_attention_groups=groups, head_dim=16, dropout_attn=0.0)
+    torch.manual_seed(0)
+    layer, x = attention.Attention(shape), torch.randn(2, 40, 64)
+    found = []
+    for short in (512, 0):
+        monkeypatch.setattr(attention, "SHORT", short)
+        layer.zero_grad()
+        with torch.autocast("cpu", dtype):
+            out = layer(x)
+        out.float().square().sum().backward()
+        found.append((out.detach().float(), layer.q_proj.weight.grad.clone()))
+    (plain, plain_gradient), (kernel, kernel_gradient) = found
+    exact = layer(x).detach()
+    assert not torch.equal(plain, kernel), "the same path was taken twice"
+    assert (plain - exact).norm() < 2 * (kernel - exact).norm() + 1e-3
+    assert (plain_gradient - kernel_gradient).norm() < 0.03 * kernel_gradient.norm()

@@ -270,7 +270,13 @@ T5 = {"vocab_size": VOCABULARY, "d_model": 8, "d_kv": 8, "d_ff": 8, "num_layers"
 def bart() -> nn.Module:
     sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     config = transformers.BartConfig(
-        vocab_size=VOCABULARY, d_model=8, encoder_attention_heads=1, decoder_attention_heads=1, dropout=0.0, max_position_embeddings=16, **sizes
+        vocab_size=VOCABULARY,
+        d_model=8,
+        encoder_attention_heads=1,
+        decoder_attention_heads=1,
+        dropout=0.0,
+        max_position_embeddings=16,
+        **sizes,
     )
     return transformers.BartForConditionalGeneration(config)
 
@@ -359,7 +365,7 @@ def test_a_compute_loss_of_a_masked_language_model_counts_every_label(tmp_path: 
 @pytest.mark.parametrize("cls", [TinyLM, OwnLoss])
 def test_no_labels_at_all_is_told(cls: Any, tmp_path: Path) -> None:
     samples = [{"input_ids": sample["input_ids"]} for sample in uneven_samples(4, LENGTH)]
-    with pytest.raises((DataError, ValueError), match="no 'labels'|neither logits nor a loss"):
+    with pytest.raises((DataError, ValueError), match=r"no 'labels'|neither logits nor a loss"):
         run(tmp_path, cls(), samples)[0].train()
 
 

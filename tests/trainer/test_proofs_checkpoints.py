@@ -293,6 +293,6 @@ def test_saving_by_hand_says_what_failed(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_kind_of_model_names_its_tensors(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, max_steps=2).train()
-    with pytest.raises(ValueError, match="do not fit the model:\n  missing: linear.weight"):
+    with pytest.raises(ValueError, match=r"do not fit the model:\n  missing: linear.weight"):
         tiny_trainer(tmp_path, model=nn.ModuleDict({"linear": nn.Linear(2, 2)}), resume_from_checkpoint=True).train()
     assert tiny_trainer(tmp_path, model=tiny_lm(), train=uneven_samples(16), resume_from_checkpoint=True).train().global_step == 6

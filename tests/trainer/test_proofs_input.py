@@ -165,7 +165,7 @@ MODELS: list[tuple[Callable[[], Any], str]] = [
     (lambda: tiny_lm().requires_grad_(False), "no trainable parameter"),
     (lambda: tiny_lm().to("meta"), "meta device"),
     (lambda: "gpt2", "model must be a torch.nn.Module, found str"),
-    (lambda: (lambda input_ids: input_ids), "model must be a torch.nn.Module, found function"),
+    (lambda: lambda input_ids: input_ids, "model must be a torch.nn.Module, found function"),
 ]
 
 
@@ -181,7 +181,7 @@ def test_training_where_gradients_are_switched_off_is_told(tmp_path: Path) -> No
 
 
 def test_model_init_that_returns_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="model_init must return a torch.nn.Module, it returned NoneType"):
+    with pytest.raises(ConfigError, match=r"model_init must return a torch.nn.Module, it returned NoneType"):
         Trainer(model_init=lambda: None, args={"output_dir": tmp_path})  # type: ignore[arg-type, return-value]
 
 
@@ -249,7 +249,7 @@ class Sparse(nn.Module):
 
 def test_sparse_gradients_train_without_clipping_and_are_named_with_it(tmp_path: Path) -> None:
     sgd = {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.5})}
-    with pytest.raises(ConfigError, match="gradient of embed.weight is sparse.*max_grad_norm"):
+    with pytest.raises(ConfigError, match=r"gradient of embed.weight is sparse.*max_grad_norm"):
         tiny_trainer(tmp_path, model=Sparse(), options=sgd).train()
     trainer = tiny_trainer(tmp_path, model=Sparse(), options=sgd, max_grad_norm=0, max_steps=30)
     trainer.train()

@@ -222,9 +222,7 @@ def test_settings_that_may_change_change_nothing(changes: dict[str, Any], tmp_pa
     whole = tiny_trainer(tmp_path / "whole", train=data, max_steps=8, lr_scheduler_type="constant")
     whole.train()
     tiny_trainer(tmp_path / "parts", train=data, max_steps=3, lr_scheduler_type="constant").train()
-    parts = tiny_trainer(
-        tmp_path / "parts", train=data, max_steps=8, lr_scheduler_type="constant", resume_from_checkpoint=True, **changes
-    )
+    parts = tiny_trainer(tmp_path / "parts", train=data, max_steps=8, lr_scheduler_type="constant", resume_from_checkpoint=True, **changes)
     parts.train()
     assert_same_weights(weights(whole.model), weights(parts.model))
     assert parts.state.logging_steps == changes.get("logging_steps", 1)
@@ -271,7 +269,7 @@ def test_another_optimizer_is_fine_when_its_state_is_not_wanted(tmp_path: Path) 
 
 def test_a_batch_size_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, max_steps=2).train()
-    with pytest.raises(ConfigError, match="stands at sample 4.*batch of 3"):
+    with pytest.raises(ConfigError, match=r"stands at sample 4.*batch of 3"):
         tiny_trainer(tmp_path, resume_from_checkpoint=True, per_device_train_batch_size=3).train()
 
 
@@ -300,5 +298,3 @@ def test_what_was_asked_for_the_next_boundary_is_done_there_after_a_restart(even
     parts = run(tmp_path / "parts", resume_from_checkpoint=True)
     assert records(parts.state.log_history) == records(whole.state.log_history)
     assert_same_weights(weights(whole.model), weights(parts.model))
-
-

@@ -86,9 +86,7 @@ class CallbackHandler:
 def _checked(returned: Any, handler: Handler) -> TrainerControl:
     """What a handler returned, if it is a control (ours or that of transformers, which has the same flags)."""
     if not vars(TrainerControl()).keys() <= getattr(returned, "__dict__", {}).keys():
-        raise TypeError(
-            f"{getattr(handler, '__qualname__', handler)} returned {returned!r}: a callback returns None or a TrainerControl"
-        )
+        raise TypeError(f"{getattr(handler, '__qualname__', handler)} returned {returned!r}: a callback returns None or a TrainerControl")
     control: TrainerControl = returned
     return control
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
+import pathlib
+import sys
 from typing import Annotated
 
 import typer
@@ -33,6 +36,7 @@ def train(
         _write_run(graph)
     if fresh:
         arguments_of(graph)["resume_from_checkpoint"] = False
+        _put_aside(output_dir(graph))
     _log_messages(graph)
     _prepare_data(graph)
     objects = config.build(graph, [name for name in ("main", "test_dataset") if name in graph.root])
@@ -57,6 +61,18 @@ def _write_run(graph: Graph) -> None:
     # Only a folder in which something has run has a lock; a new one is left as it is.
     with RunLock(folder) if (folder / LOCK).exists() else contextlib.nullcontext():
         write_run(graph, folder)
+
+
+def _put_aside(folder: pathlib.Path) -> None:
+    """Keep the checkpoints of an earlier run under another name, where nothing goes on from them by itself."""
+    earlier = folder / "checkpoints"
+    if not earlier.exists():
+        return
+    number = next(number for number in itertools.count(1) if not (folder / f"checkpoints.{number}").exists())
+    kept = folder / f"checkpoints.{number}"
+    with RunLock(folder):
+        earlier.rename(kept)
+    print(f"the checkpoints of the earlier run are kept in {kept}", file=sys.stderr)
 
 
 def _prepare_data(graph: Graph) -> None:

@@ -105,7 +105,9 @@ class DataGroup(Settings):
     train_datasets: Datasets = setting(None, "Datasets to train on: names, paths or mappings with dataset_path.")
     eval_datasets: Datasets = setting(None, "Datasets to evaluate on; null: a split of the training data.")
     test_datasets: Datasets = setting(None, "Datasets to test on; null: a split of the training data.")
-    vocab_size: Annotated[int, Ge(1)] = setting(51200, "Size of a vocabulary that is trained here; one that is loaded may not be larger, if this is given.")
+    vocab_size: Annotated[int, Ge(1)] = setting(
+        51200, "Size of a vocabulary that is trained here; one that is loaded may not be larger, if this is given."
+    )
     pad_to_max_length: bool = setting(False, "Pad every sequence.", planned=FINE_TUNING)
     pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "Id of the padding; -1: end of text.", planned=FINE_TUNING)
 

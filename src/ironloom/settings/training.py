@@ -69,7 +69,9 @@ class TrainingArguments(Settings):
     torch_compile_backend: str = setting("inductor", "Backend of torch.compile.")
     torch_compile_mode: str | None = setting(None, "Mode of torch.compile.")
 
-    dataloader_num_workers: Size = setting(0, "Processes that read samples; 0: the training process, where a token store is read in any case.")
+    dataloader_num_workers: Size = setting(
+        0, "Processes that read samples; 0: the training process, where a token store is read in any case."
+    )
     dataloader_pin_memory: bool = setting(True, "Page-locked batches, where there is an accelerator.")
     dataloader_drop_last: bool = setting(False, "Leave out the last batch of an epoch if it is not full.")
     dataloader_prefetch_factor: Count | None = setting(None, "Batches that each worker reads ahead.")

@@ -338,7 +338,9 @@ class Trainer(BaseTrainer):
         self.emit("on_evaluate", metrics=metrics)
         return metrics
 
-    def _run_evaluation(self, dataset: Any, prefix: str, stop: Callable[[], bool], keep: bool, need_labels: bool = True) -> PredictionOutput | None:
+    def _run_evaluation(
+        self, dataset: Any, prefix: str, stop: Callable[[], bool], keep: bool, need_labels: bool = True
+    ) -> PredictionOutput | None:
         check_not_empty(dataset, f"the data of {prefix}")
         self.eval_dataloader = self._eval_loader(dataset)
         pick = self.preprocess_logits_for_metrics or (lambda logits, labels: logits)
