@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,17 @@ def test_a_tokenizer_used_before_the_workers_start_gives_no_warnings() -> None:
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60)
     assert (run.stdout.strip(), run.stderr) == ("4", "")
+
+
+def test_a_process_with_persistent_workers_ends_at_once(tmp_path: Path) -> None:
+    """They go on for half a minute after a SIGTERM, which is also how a process ends its children."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from ironloom.data.loader import Loader\n"
+        "loader = Loader([{'x': [i]} for i in range(8)], batch_size=2, collate=list, num_workers=2, persistent_workers=True)\n"
+        "print(len(list(loader.iterate(0))), len(list(loader.iterate(1))), flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "4 4\n"
+        process.wait(timeout=15)

@@ -129,19 +129,18 @@ def test_unknown_arguments_of_train_and_evaluate(tmp_path: Path) -> None:
 
 
 class Poison(TrainerCallback):
-    """Makes the model's weights infinite before a step."""
+    """Makes the model's logits not a number in one step."""
 
     def __init__(self, step: int):
         self.step = step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         if state.global_step == self.step - 1:
-            self.good = model.head.bias.data.clone()
-            model.head.bias.data[0] = float("nan")
+            self.hook = model.register_forward_hook(lambda module, inputs, outputs: {"logits": outputs["logits"] * float("nan")})
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            model.head.bias.data.copy_(self.good)
+            self.hook.remove()
 
 
 def test_nonfinite_loss_stops_with_the_step_named(tmp_path: Path) -> None:
@@ -255,3 +254,31 @@ def test_a_path_with_spaces_and_umlauts(tmp_path: Path) -> None:
     folder = tmp_path / "mit Leerzeichen und ä"
     make(folder).train()
     assert make(folder, resume_from_checkpoint=True).train().global_step == 6
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """Without clipping a gradient that is not a number spoils the weights one step before the loss shows it."""
+
+    class Spoil(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                model.head.bias.grad[0] = float("nan")
+
+    trainer = make(tmp_path, max_grad_norm=0, save_steps=2)
+    trainer.add_callback(Spoil)
+    with pytest.raises(NonFiniteError, match="loss of step 5") as error:
+        trainer.train()
+    assert any("not saved" in note for note in error.value.__notes__)
+    assert trainer._find_latest_checkpoint() is not None
+
+
+def test_a_label_that_the_models_own_loss_cannot_use_is_named(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=31, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=3
+    )
+    samples = [{"input_ids": torch.arange(5), "labels": torch.tensor(index)} for index in range(5)]
+    args = {"output_dir": tmp_path, "max_steps": 1, "disable_tqdm": True, "per_device_train_batch_size": 5}
+    with pytest.raises(DataError, match="labels from 0 to 4"):
+        Trainer(transformers.BertForSequenceClassification(config), args, train_dataset=samples).train()

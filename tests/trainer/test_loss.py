@@ -323,3 +323,16 @@ def test_fp16_scaler_skips_overflow_and_recovers(tmp_path: Path) -> None:
 def test_fp16_refuses_half_precision_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="float32 master weights"):
         train(tiny_lm().half(), uneven_samples(4), tmp_path, fp16=True)
+
+
+def test_a_subclass_can_build_on_the_trainers_own_loss(tmp_path: Path) -> None:
+    class Penalised(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            loss = loss + 1.0
+            return (loss, outputs) if return_outputs else loss
+
+    samples = uneven_samples(8)
+    expected, _ = one_big_batch(tiny_lm(), samples)
+    args = {"output_dir": tmp_path, "per_device_eval_batch_size": 3, "disable_tqdm": True}
+    assert Penalised(tiny_lm(), args, eval_dataset=samples).evaluate()["eval_loss"] == pytest.approx(expected + 1.0, rel=1e-6)

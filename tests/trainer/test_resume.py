@@ -202,3 +202,10 @@ def test_same_product_of_batch_and_accumulation_goes_on(tmp_path: Path) -> None:
     first, second = (trainer.train_dataloader for trainer in (whole, again))
     merged = [torch.cat([a["input_ids"], b["input_ids"]]) for a, b in zip(*[iter(second.iterate(0))] * 2, strict=True)]
     assert all(torch.equal(big["input_ids"], small) for big, small in zip(first.iterate(0), merged, strict=True))
+
+
+def test_a_longer_run_takes_the_rates_of_its_own_schedule(tmp_path: Path) -> None:
+    in_process(tmp_path, max_steps=2)
+    longer = in_process(tmp_path, max_steps=6, resume_from_checkpoint=True)
+    rates = [record["learning_rate"] for record in longer.state.log_history if "loss" in record]
+    assert rates[2:] == pytest.approx([0.01 * (6 - step) / 6 for step in range(2, 6)])

@@ -6,6 +6,7 @@ be the first. A failure travels back as a value and is raised where the batch is
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.connection
@@ -13,6 +14,7 @@ import os
 import pickle
 import signal
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -127,8 +129,12 @@ class WorkerPool:
 
 
 def worker_loader(dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
-    """A DataLoader whose items are batches already and which leaves the global generators alone."""
-    return DataLoader(
+    """A DataLoader whose items are batches already and which leaves the global generators alone.
+
+    Its persistent workers, if it has any, are told to leave when the loader or the process ends. Without that
+    they would take the SIGTERM of the process's end for one that is meant for everybody, and stay for a while.
+    """
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
         collate_fn=_unchanged,
@@ -136,6 +142,16 @@ def worker_loader(dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
         generator=torch.Generator(),
         **options,
     )
+    if loader.persistent_workers:
+        atexit.register(_dismiss, weakref.ref(loader))
+    return loader
+
+
+def _dismiss(reference: weakref.ref[DataLoader[Any]]) -> None:
+    """End the persistent workers of a loader, if it is still there and has started any."""
+    loader = reference()
+    if loader is not None and loader._iterator is not None:
+        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def received(loader: DataLoader[Any], where: Callable[[], str] = str) -> Iterator[Any]:

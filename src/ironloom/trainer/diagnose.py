@@ -33,6 +33,16 @@ def token_error(model: nn.Module, batch: Mapping[str, Any]) -> DataError | None:
     )
 
 
+def index_error(batch: Mapping[str, Any], error: IndexError) -> DataError:
+    """The error of a number that the model takes for an index and that is none, a label for instance."""
+    ranges = ", ".join(
+        f"{name} from {int(value.min())} to {int(value.max())}"
+        for name, value in batch.items()
+        if isinstance(value, torch.Tensor) and value.numel() and not value.is_floating_point()
+    )
+    return DataError(f"the model cannot use a number of this batch as an index ({error}); the batch has {ranges}")
+
+
 def batch_error(batch: Any) -> DataError | None:
     """The error of what a collator made, if that is no batch; None if it is one."""
     if not isinstance(batch, Mapping):

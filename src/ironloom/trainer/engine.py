@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ironloom.device import random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
 from ironloom.settings.training import TrainingArguments
-from ironloom.trainer.diagnose import batch_error, no_gradient, sparse_gradients, token_error
+from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
 
 Batch = Mapping[str, Any]
 
@@ -177,6 +177,10 @@ class NativeEngine:
         """L2 norm of all trained parameters."""
         return float(nn.utils.get_total_norm(self._parameters))
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
+
     @torch.no_grad()
     def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
         """Loss and logits of a batch; the model is expected to be in evaluation mode."""
@@ -203,7 +207,9 @@ class NativeEngine:
         try:
             with self._numerics():
                 return self.objective(self._forward, placed(batch, self.device), divisor)
-        except (IndexError, RuntimeError) as error:
+        except IndexError as error:
+            raise token_error(self.model, batch) or index_error(batch, error) from error
+        except RuntimeError as error:
             raise token_error(self.model, batch) or error from error
 
     @property

@@ -271,6 +271,9 @@ class TrainLoop:
         """Keep the last whole step when data or numbers end the run; its state is untouched by the failed one."""
         if self.args.save_strategy != "no" and self.trainer.state.global_step and isinstance(error, ValueError):
             self.engine.zero_grad()
+            if not self.engine.is_finite():
+                error.add_note("the weights are not finite any more and are not saved: go on from an earlier checkpoint")
+                return
             path = self.trainer.save_in_training()
             if path:
                 error.add_note(f"step {self.trainer.state.global_step} is saved in {path}")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
@@ -113,7 +114,7 @@ class Snapshot:
             return
         if self.args.restore_scheduler_state and (folder / "scheduler.json").exists():
             scheduler.load_state_dict(load_tree(folder, "scheduler"))
-            for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            for group, rate in zip(scheduler.optimizer.param_groups, _rates(scheduler), strict=True):
                 group["lr"] = rate
             return
         if self.args.restore_scheduler_state:
@@ -126,6 +127,13 @@ class Snapshot:
                 warnings.simplefilter("ignore", UserWarning)
                 for _ in range(self.state.global_step):
                     self.engine.schedule()
+
+
+def _rates(scheduler: LRScheduler) -> list[float]:
+    """The rates of the step that comes next: where the schedule is a formula, of the schedule as it is now."""
+    if isinstance(scheduler, LambdaLR):
+        return [float(rate) * factor(scheduler.last_epoch) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    return [float(rate) for rate in scheduler.get_last_lr()]
 
 
 def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:

@@ -187,11 +187,28 @@ class Trainer(BaseTrainer):
         if self.args.fp16 and half:
             raise ConfigError("fp16 needs float32 master weights: load the model with dtype=torch.float32")
 
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The mean loss over a batch. Override it for a loss of your own; the trainer then weighs it by the batch's targets.
+
+        Args:
+            model: Called with keyword arguments.
+            inputs: The batch.
+            return_outputs: Whether to return the model's outputs too.
+            num_items_in_batch: Targets of the batch.
+        """
+        objective = choose_objective(self.model, lambda: inputs, self.compute_loss_func, self.args.label_names)
+        weight = max(1, objective.weight(inputs))
+        loss_sum, outputs = objective(model, inputs, weight)
+        return (loss_sum / weight, outputs) if return_outputs else loss_sum / weight
+
     def _objective(self, loader: Any) -> Any:
         def first_batch() -> Any:
             return placed(next(iter(loader.iterate(0)), {}), self.device)
 
-        compute_loss = getattr(self, "compute_loss", None)
+        is_overridden = type(self).compute_loss is not Trainer.compute_loss
+        compute_loss = self.compute_loss if is_overridden else None
         return choose_objective(self.model, first_batch, self.compute_loss_func, self.args.label_names, compute_loss)
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
