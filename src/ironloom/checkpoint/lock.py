@@ -20,6 +20,7 @@ LOCK = ".ironloom.lock"
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 _HAS_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+_PATIENCE = 10  # tenths of a second that a lock which is held is waited for
 
 
 class RunLock:
@@ -39,7 +40,7 @@ class RunLock:
     def __enter__(self) -> Self:
         descriptor = self._open()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _acquire(descriptor)
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
@@ -88,6 +89,20 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _acquire(descriptor: int) -> None:
+    """Take the lock; a holder that has just been killed may need a moment until its children have let go.
+
+    Raises:
+        BlockingIOError: If somebody else keeps it.
+    """
+    for _ in range(_PATIENCE):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.1)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:
