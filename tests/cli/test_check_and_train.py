@@ -171,7 +171,7 @@ def test_a_run_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeyp
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(configuration.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(configuration.ResourceError, match="No space left"):
         configuration.write_run(graph, tmp_path / "run")
     assert file.read_text() == before

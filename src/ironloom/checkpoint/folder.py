@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ironloom.checkpoint.atomic import fsync_folder
+from ironloom.atomic import fsync_folder
 from ironloom.checkpoint.discovery import (
     Checkpoint,
     Finding,

@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from ironloom.checkpoint.atomic import fsync_tree, write_bytes_atomic
+from ironloom.atomic import fsync_tree, write_bytes_atomic
 from ironloom.errors import CheckpointError
 
 MANIFEST = "manifest.json"

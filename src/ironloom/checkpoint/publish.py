@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ironloom.checkpoint.atomic import fsync_folder, fsync_tree
+from ironloom.atomic import fsync_folder, fsync_tree
 from ironloom.checkpoint.failures import as_os_error
 from ironloom.errors import ResourceError
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ironloom.checkpoint.atomic import write_bytes_atomic
+from ironloom.atomic import write_bytes_atomic
 from ironloom.checkpoint.leaves import (
     pack_array,
     pack_plain,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ironloom.checkpoint.atomic import write_bytes_atomic
+from ironloom.atomic import write_bytes_atomic
 from ironloom.checkpoint.tensors import NATIVE, as_bytes, not_storable, opened, read_json, write_tensors
 from ironloom.errors import CheckpointError
 

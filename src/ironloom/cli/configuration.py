@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from ironloom import config
+from ironloom.atomic import write_bytes_atomic
 from ironloom.config import tagged
 from ironloom.config.graph import Graph, Node
 from ironloom.config.overrides import is_override
@@ -71,15 +70,7 @@ def write_run(graph: Graph, folder: pathlib.Path) -> pathlib.Path:
     file = folder / RUN_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=f".{RUN_FILE}-", delete=False) as part:
-            try:
-                part.write(tagged.dump(graph))
-                part.flush()
-                os.fsync(part.fileno())
-                pathlib.Path(part.name).replace(file)
-            except BaseException:
-                pathlib.Path(part.name).unlink()
-                raise
+        write_bytes_atomic(file, tagged.dump(graph).encode())
     except OSError as error:
         raise ResourceError(f"cannot write {file}: {error.strerror}") from error
     return file

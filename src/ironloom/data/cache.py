@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from ironloom.atomic import fsync_file, fsync_folder
 from ironloom.errors import ResourceError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -48,14 +49,14 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(staging)
         for file in sorted(staging.iterdir()):
-            sync(file)
-        sync(staging)
+            fsync_file(file)
+        fsync_folder(staging)
         try:
             staging.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        sync(folder.parent)
+        fsync_folder(folder.parent)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     finally:
@@ -110,15 +111,6 @@ def _staging(folder: Path) -> tuple[Path, int]:
     except OSError as error:
         raise _cannot_write(folder, error) from error
     return staging, lock
-
-
-def sync(path: Path) -> None:
-    """Bring a file or the entries of a folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cannot_write(folder: Path, error: OSError) -> ResourceError:

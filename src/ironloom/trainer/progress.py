@@ -20,7 +20,6 @@ class Progress:
         total_loss: Loss sum of the whole run.
         total_weight: Its weight.
         skipped_steps: Steps whose update was left out because the loss was not finite.
-        last_eval_step: Step of the last evaluation, -1 if there was none.
         num_samples: Samples of an epoch; None if the data has no length.
         boundary_open: Whether the loop was left before all that this step asked for was done.
         epoch_open: Whether the epoch has begun and its end was not reached yet.
@@ -34,7 +33,6 @@ class Progress:
     total_loss: float = 0.0
     total_weight: int = 0
     skipped_steps: int = 0
-    last_eval_step: int = -1
     num_samples: int | None = None
     boundary_open: bool = True
     epoch_open: bool = False

@@ -404,7 +404,6 @@ class Trainer(BaseTrainer):
         metrics = self._evaluate(None, "eval", stop)
         if metrics is None:
             return False
-        self._progress.last_eval_step = self.state.global_step
         if self.args.load_best_model_at_end or self.args.metric_for_best_model:
             self._rank(metrics)
         if isinstance(self.lr_scheduler, ReduceLROnPlateau):

@@ -1,4 +1,4 @@
-"""Writing so that a kill or a power cut leaves the old content or the new, never a part."""
+"""Writing so that a kill or a power cut leaves the old content or the new, never a part. Knows nothing of what is written."""
 
 from __future__ import annotations
 

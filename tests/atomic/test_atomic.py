@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ironloom.checkpoint.atomic import write_bytes_atomic
+from ironloom.atomic import write_bytes_atomic
 from ironloom.checkpoint.folder import CheckpointFolder
 
 
