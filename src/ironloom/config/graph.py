@@ -1,8 +1,8 @@
 """The object graph: the one form between every way to write a configuration and every use of it.
 
 Owns the data types and how to walk them. Knows nothing of files, text or building. A graph is made
-of :class:`Node` (a callable and its arguments), :class:`Var`, plain ``dict``, ``list`` and
-``tuple``, and leaves. Identity matters: the same node or container in two places is one object
+of :class:`Node` (a callable and its arguments), :class:`Var`, :class:`Calc`, plain ``dict``, ``list``
+and ``tuple``, and leaves. Identity matters: the same node or container in two places is one object
 in the built result too.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from ironloom.errors import Origin
 
-Mode = Literal["call", "factory", "partial"]
+Mode = Literal["call", "factory", "partial", "meta"]
 Path = tuple[str | int, ...]
 
 
@@ -36,7 +36,8 @@ class Node:
         target: ``module:attr.attr`` of the callable.
         mode: ``call``: called once per build and shared; ``factory``: called for each occurrence;
             ``partial``: a callable that takes further arguments, or the target itself when
-            there are no arguments.
+            there are no arguments; ``meta``: called once with its arguments as they stand in the
+            graph, unbuilt (for what works on configurations, a code generator say).
         args: Positional arguments.
         kwargs: Keyword arguments.
         name: A name to show, unique in its graph.
@@ -73,6 +74,27 @@ class Var:
     origin: Origin | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Calc:
+    """Arithmetic over variables, evaluated when the graph is built.
+
+    Attributes:
+        expression: The arithmetic, such as ``int(max_steps * 0.1)``; :mod:`ironloom.config.calculate` defines it.
+        origin: Where it stands.
+    """
+
+    expression: str
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A value that something overrode later, and where it had come from. The value is plain data or text to show."""
+
+    value: Any
+    origin: Origin
+
+
 @dataclass
 class Graph:
     """A configuration: named targets and where everything came from.
@@ -81,10 +103,12 @@ class Graph:
         root: Targets by name; ``main`` is the run.
         origins: Origin of every leaf by its path, and of nodes and containers where known. What is
             shared has the path of its first occurrence.
+        earlier: What stood at a path before, oldest first: a default, a preset's or base template's value.
     """
 
     root: dict[str, Any]
     origins: dict[Path, Origin] = field(default_factory=dict)
+    earlier: dict[Path, list[Step]] = field(default_factory=dict)
 
     def origin(self, path: Path) -> Origin | None:
         """Where the value at ``path`` stands, or else the nearest thing around it."""
@@ -110,8 +134,8 @@ def children(value: Any) -> Iterator[tuple[str | int, Any]]:
 
 
 def is_leaf(value: Any) -> bool:
-    """Whether ``value`` is neither node, variable nor container."""
-    return not isinstance(value, (Node, Var)) and type(value) not in (dict, list, tuple)
+    """Whether ``value`` is neither node, variable, calculation nor container."""
+    return not isinstance(value, (Node, Var, Calc)) and type(value) not in (dict, list, tuple)
 
 
 def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -129,8 +153,8 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is known without building: there is no node or variable in it."""
-    return not any(isinstance(part, (Node, Var)) for _, part in walk(value))
+    """Whether a value is known without building: there is no node, variable or calculation in it."""
+    return not any(isinstance(part, (Node, Var, Calc)) for _, part in walk(value))
 
 
 def occurrences(value: Any) -> dict[int, int]:
