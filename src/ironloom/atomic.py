@@ -1,11 +1,18 @@
-"""Writing so that a kill or a power cut leaves the old content or the new, never a part. Knows nothing of what is written."""
+"""Writing so that a kill or a power cut leaves the old content or the new, never a part. Knows nothing of what is written.
+
+Also what a failed write of a library meant: several report a full disk by an error of their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 from pathlib import Path
+
+# How libraries written in Rust (safetensors, tokenizers) spell the system's number.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 # Some network and FUSE file systems cannot sync a folder; their renames are ordered by the server.
 _CANNOT_SYNC_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -60,3 +67,14 @@ def fsync_tree(folder: Path) -> None:
             if not path.is_symlink():
                 fsync_file(path)
         fsync_folder(Path(parent))
+
+
+def as_os_error(error: Exception, path: str | os.PathLike[str]) -> OSError | None:
+    """The operating system's error that an error is or, coming from a library, stands for; None if neither."""
+    if isinstance(error, OSError):
+        return error
+    found = _OS_ERROR.search(str(error))
+    if found is None:
+        return None
+    number = int(found.group(1))
+    return OSError(number, os.strerror(number), os.fspath(path))

@@ -20,7 +20,7 @@ import torch
 
 from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.tree import save_tree
-from ironloom.checkpoint.weights import save_weights
+from ironloom.weights import save_weights
 
 
 def state(number: int) -> dict[str, object]:

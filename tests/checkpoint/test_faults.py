@@ -16,12 +16,12 @@ import pytest
 import safetensors
 import torch
 
-from ironloom.checkpoint.failures import SaveFailed, as_os_error
+from ironloom.checkpoint.failures import SaveFailed
 from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.lock import LOCK, RunLock
 from ironloom.checkpoint.tree import load_tree, save_tree
-from ironloom.checkpoint.weights import load_weights, save_weights
 from ironloom.errors import CheckpointError, ResourceError
+from ironloom.weights import load_weights, save_weights
 
 
 @contextlib.contextmanager
@@ -168,9 +168,14 @@ def test_a_failed_replacement_of_a_damaged_checkpoint_keeps_the_good_one_of_befo
     assert folder.latest(lambda message: None).info == {"number": 1}
 
 
-def test_an_error_without_a_number_keeps_its_words():
-    error = as_os_error(safetensors.SafetensorError("something odd"), "file")
-    assert "something odd" in str(error)
+def test_an_error_without_a_number_keeps_its_words(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise safetensors.SafetensorError("something odd")
+
+    monkeypatch.setattr("ironloom.weights.tensors.save_file", fail)
+    with pytest.raises(OSError, match=r"something odd"):
+        save_weights({"weight": torch.zeros(1)}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 class Payload:

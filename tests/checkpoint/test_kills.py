@@ -16,7 +16,7 @@ from checkpoint.crash_child import state, weights
 from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.manifest import verify
 from ironloom.checkpoint.tree import load_tree
-from ironloom.checkpoint.weights import load_weights
+from ironloom.weights import load_weights
 
 
 class Holder(torch.nn.Module):

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ironloom.checkpoint.weights import INDEX, SINGLE, load_weights, save_weights
 from ironloom.errors import CheckpointError
+from ironloom.weights import INDEX, SINGLE, load_weights, save_weights
 
 
 class Model(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ironloom import Trainer, TrainerCallback
-from ironloom.checkpoint.weights import load_weights
+from ironloom.weights import load_weights
 from tiny import assert_same_weights, tiny_lm, uneven_samples, weights
 
 

@@ -79,7 +79,8 @@ def test_resume_from_a_missing_path(tmp_path: Path) -> None:
 def test_no_scheduler(tmp_path: Path) -> None:
     """A constant rate and saving: nothing needs a scheduler's state."""
     args = {"output_dir": tmp_path, "disable_tqdm": True, "max_steps": 2, "save_steps": 1, "save_scheduler_state": True}
-    trainer = Trainer(tiny_lm(), args, train_dataset=uneven_samples(), optimizers=(torch.optim.SGD(tiny_lm().parameters(), lr=0.1), None))
+    model = tiny_lm()
+    trainer = Trainer(model, args, train_dataset=uneven_samples(), optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None))
     assert trainer.train().global_step == 2
 
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
-
-from safetensors import SafetensorError
 
 from ironloom.errors import ResourceError
 
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -26,21 +21,6 @@ class SaveFailed(ResourceError):  # noqa: N818 (says what happened, like Interru
     def __init__(self, step: int, message: str):
         super().__init__(message)
         self.step = step
-
-
-def as_os_error(error: SafetensorError, path: str | os.PathLike[str]) -> OSError:
-    """The operating system's error behind a failed write of safetensors.
-
-    The library raises a class of its own for a full disk, with the number in the text only.
-
-    Returns:
-        An ``OSError`` with the true ``errno``; ``EIO`` and the library's words where there is none.
-    """
-    found = _OS_ERROR.search(str(error))
-    if found is None:
-        return OSError(errno.EIO, str(error), os.fspath(path))
-    number = int(found.group(1))
-    return OSError(number, os.strerror(number), os.fspath(path))
 
 
 def save_failed(step: int, error: OSError, *, needed: int | None, free: int | None) -> SaveFailed:

@@ -18,9 +18,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from ironloom.atomic import fsync_folder
+from ironloom.atomic import as_os_error, fsync_folder
 from ironloom.checkpoint.discovery import (
     Checkpoint,
     Finding,
@@ -29,7 +27,7 @@ from ironloom.checkpoint.discovery import (
     inspect,
     leftover_folders,
 )
-from ironloom.checkpoint.failures import SaveFailed, as_os_error, save_failed
+from ironloom.checkpoint.failures import SaveFailed, save_failed
 from ironloom.checkpoint.manifest import MANIFEST, write_manifest
 from ironloom.errors import ResourceError
 
@@ -76,10 +74,11 @@ class CheckpointFolder:
             write(staging)
             write_manifest(staging, step, info, time=self._next_time())
             return self._publish(staging, step)
-        except SafetensorError as error:
-            raise self._failure(step, as_os_error(error, staging), expected_bytes) from error
-        except OSError as error:
-            raise self._failure(step, error, expected_bytes) from error
+        except Exception as error:
+            refusal = as_os_error(error, staging)
+            if refusal is None:
+                raise
+            raise self._failure(step, refusal, expected_bytes) from error
         finally:
             # Gone after a success. What cannot be removed now never counts, and clean() tries again.
             shutil.rmtree(staging, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ironloom.checkpoint.tensors import NATIVE, as_bytes
+from ironloom.weights.tensors import NATIVE, as_bytes
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 

@@ -6,10 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from ironloom.atomic import fsync_folder, fsync_tree
-from ironloom.checkpoint.failures import as_os_error
+from ironloom.atomic import as_os_error, fsync_folder, fsync_tree
 from ironloom.errors import ResourceError
 
 
@@ -28,10 +25,11 @@ def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
         for file in sorted(staging.iterdir()):
             file.replace(folder / file.name)
         fsync_folder(folder)
-    except SafetensorError as error:
-        raise _failure(folder, as_os_error(error, staging)) from error
-    except OSError as error:
-        raise _failure(folder, error) from error
+    except Exception as error:
+        refusal = as_os_error(error, staging)
+        if refusal is None:
+            raise
+        raise _failure(folder, refusal) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

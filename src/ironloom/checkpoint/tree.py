@@ -26,8 +26,8 @@ from ironloom.checkpoint.leaves import (
     unpack_plain,
     unpack_tensor,
 )
-from ironloom.checkpoint.tensors import not_storable, read_json, read_tensors, write_tensors
 from ironloom.errors import CheckpointError
+from ironloom.weights.tensors import not_storable, read_json, read_tensors, write_tensors
 
 FORMAT = 1
 

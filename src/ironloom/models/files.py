@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from ironloom.errors import CheckpointError
 from ironloom.models.build import allocate
 from ironloom.models.config import MODEL_TYPE, read_config, read_decoder_config
 from ironloom.models.decoder import Decoder
+from ironloom.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-
 
 def save_pretrained(model: Decoder, folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``; weights that share memory are stored once.
+    """Write ``config.json`` and the weights; weights that share memory are stored once.
 
     Args:
         model: On any device.
@@ -33,22 +27,8 @@ def save_pretrained(model: Decoder, folder: str | Path) -> None:
     Raises:
         OSError: If the disk does not take it.
     """
-    folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    dtype = str(model.output_weight.dtype).removeprefix("torch.")
-    model.config.save_pretrained(folder, dtype)
-    staged = folder / f".{WEIGHTS_NAME}.{os.getpid()}"
-    try:
-        staged.touch()
-        mode = staged.stat().st_mode  # the library's own would shut out everybody but the owner
-        save_file(tensors, staged, metadata={"format": "pt"})
-        staged.chmod(mode)
-        staged.replace(folder / WEIGHTS_NAME)
-    except SafetensorError as error:
-        raise OSError(f"{folder / WEIGHTS_NAME} cannot be written: {error}") from error
-    finally:
-        staged.unlink(missing_ok=True)
-    (folder / INDEX_NAME).unlink(missing_ok=True)
+    model.config.save_pretrained(folder, str(model.output_weight.dtype).removeprefix("torch."))
+    save_weights(model.state_dict(), Path(folder))
 
 
 def load_decoder(folder: str | Path) -> Decoder:
@@ -62,13 +42,8 @@ def load_decoder(folder: str | Path) -> Decoder:
             naming every tensor that is missing, unknown or of another shape.
     """
     folder = Path(folder)
-    config = read_decoder_config(folder)
-    model = allocate(config)
-    files = _weight_files(folder)
-    problems = _misfits(model, files)
-    if problems:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json: " + "; ".join(problems))
-    _copy_weights(model, files)
+    model = allocate(read_decoder_config(folder))
+    load_weights(folder, model)
     model.reset_buffers()
     return model.eval()
 
@@ -95,52 +70,3 @@ def load_model(folder: str | Path) -> Decoder | PreTrainedModel:
     if report["missing_keys"]:
         raise CheckpointError(f"weights are missing in {folder}: {', '.join(sorted(report['missing_keys']))}")
     return model
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model."""
-    index = folder / INDEX_NAME
-    if not index.exists():
-        return [folder / WEIGHTS_NAME]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} cannot be read: {error!r}") from error
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if outside:
-        raise CheckpointError(f"{index} names files outside of its folder: {outside}")
-    return [folder / name for name in names]
-
-
-def _misfits(model: Decoder, files: list[Path]) -> list[str]:
-    """How the tensors in ``files`` differ from the model's weights; reads headers only."""
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found: dict[str, list[int]] = {}
-    for path in files:
-        with _opened(path) as file:
-            found |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} is unknown" for name in sorted(found) if name not in wanted]
-    problems += [
-        f"{name} has shape {found[name]} instead of {shape}" for name, shape in wanted.items() if name in found and found[name] != shape
-    ]
-    return problems
-
-
-@torch.no_grad()
-def _copy_weights(model: Decoder, files: list[Path]) -> None:
-    """Copy, so that the model does not lie in a file that may change."""
-    weights = model.state_dict()
-    for path in files:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                weights[name].copy_(file.get_tensor(name))
-
-
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error

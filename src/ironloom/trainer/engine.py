@@ -22,6 +22,7 @@ from ironloom.device import random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
+from ironloom.trainer.optimizer_state import hyperparameters
 
 Batch = Mapping[str, Any]
 
@@ -87,6 +88,7 @@ class NativeEngine:
         self.device = device
         self.optimizer: Optimizer | None = None
         self.scheduler: LRScheduler | None = None
+        self.configured: list[dict[str, Any]] = []
         self.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.scaler = torch.amp.GradScaler(device.type) if args.fp16 else None
         self._math_attention = args.attention_kernel == "math"
@@ -97,7 +99,7 @@ class NativeEngine:
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
         self.optimizer, self.scheduler = optimizer, scheduler
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.configured = hyperparameters(optimizer)
 
     def weight(self, batches: Sequence[Batch]) -> int:
         """Targets of all micro-batches."""
@@ -211,6 +213,11 @@ class NativeEngine:
             raise token_error(self.model, batch) or index_error(batch, error) from error
         except RuntimeError as error:
             raise token_error(self.model, batch) or error from error
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those that the optimizer trains now; a callback may have added some."""
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
     @property
     def _optimizer(self) -> Optimizer:

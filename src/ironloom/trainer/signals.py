@@ -13,6 +13,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """Context in which the first signal is noted in ``received`` and a second one acts as always.
 
+    One that nobody has acted upon when the context ends in order comes again then: it was not for nothing.
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
@@ -28,6 +29,8 @@ class StopSignals:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
+        if kind is None and self.received is not None:
+            signal.raise_signal(self.received)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum

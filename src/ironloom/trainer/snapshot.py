@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -22,18 +21,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
-from ironloom.checkpoint.tensors import NATIVE, not_storable
 from ironloom.checkpoint.tree import load_tree, pack, save_tree
-from ironloom.checkpoint.weights import load_weights, save_weights
 from ironloom.errors import CheckpointError, ConfigError
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.optimizer_state import by_name, follow, load_by_name, load_schedule
 from ironloom.trainer.progress import Progress
+from ironloom.weights import load_weights, save_weights
+from ironloom.weights.tensors import NATIVE, not_storable
 
 
 @dataclasses.dataclass
@@ -53,7 +51,7 @@ class Snapshot:
         """Write every file of the checkpoint into a staging folder."""
         write_model(self.model, self.processing_class, folder)
         if self.args.save_optimizer_state and self.engine.optimizer is not None:
-            save_tree(by_name(self.engine.optimizer, self.model), folder, "optimizer")
+            save_tree({**by_name(self.engine.optimizer, self.model), "configured": self.engine.configured}, folder, "optimizer")
         if self.args.save_scheduler_state and self.engine.scheduler is not None:
             save_tree(self.engine.scheduler.state_dict(), folder, "scheduler")
         rest = {
@@ -101,7 +99,10 @@ class Snapshot:
         if optimizer is None or not self.args.restore_optimizer_state:
             return
         if (folder / "optimizer.json").exists():
-            load_by_name(optimizer, self.model, load_tree(folder, "optimizer"))
+            saved = load_tree(folder, "optimizer")
+            load_by_name(optimizer, self.model, saved)
+            for change in follow(optimizer, self.engine.configured, saved.get("configured", self.engine.configured)):
+                warn(f"{change}: the run goes on with the new value")
             return
         warn(
             f"{folder} has no optimizer state (it was saved with save_optimizer_state=False): the optimizer's moments "
@@ -113,9 +114,7 @@ class Snapshot:
         if scheduler is None:
             return
         if self.args.restore_scheduler_state and (folder / "scheduler.json").exists():
-            scheduler.load_state_dict(load_tree(folder, "scheduler"))
-            for group, rate in zip(scheduler.optimizer.param_groups, _rates(scheduler), strict=True):
-                group["lr"] = rate
+            load_schedule(scheduler, load_tree(folder, "scheduler"))
             return
         if self.args.restore_scheduler_state:
             warn(
@@ -127,13 +126,6 @@ class Snapshot:
                 warnings.simplefilter("ignore", UserWarning)
                 for _ in range(self.state.global_step):
                     self.engine.schedule()
-
-
-def _rates(scheduler: LRScheduler) -> list[float]:
-    """The rates of the step that comes next: where the schedule is a formula, of the schedule as it is now."""
-    if isinstance(scheduler, LambdaLR):
-        return [float(rate) * factor(scheduler.last_epoch) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    return [float(rate) for rate in scheduler.get_last_lr()]
 
 
 def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
@@ -161,84 +153,11 @@ def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     for part in (getattr(model, "config", None), processing_class):
         save = getattr(part, "save_pretrained", None)
         if save is not None:
-            _save_part(save, folder)
+            save(folder)
     # Its own save_pretrained refuses combinations of settings that loading it only warns of; no reason to lose a run.
     write_generation = getattr(getattr(model, "generation_config", None), "to_json_file", None)
     if write_generation is not None:
         write_generation(folder / "generation_config.json")
-
-
-def _save_part(save: Callable[[Path], Any], folder: Path) -> None:
-    """Call a ``save_pretrained``; what the system refuses is an ``OSError``, also from tokenizers, which has no class for it."""
-    try:
-        save(folder)
-    except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        number = int(found.group(1))
-        raise OSError(number, os.strerror(number), os.fspath(folder)) from error
-
-
-def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """An optimizer's state with parameters called by their names in the model instead of by number."""
-    names = _names(optimizer, model)
-    raw = optimizer.state_dict()
-    return {
-        **raw,
-        "optimizer": type(optimizer).__name__,
-        "state": {names[index]: value for index, value in raw["state"].items()},
-        "param_groups": [{**group, "params": [names[index] for index in group["params"]]} for group in raw["param_groups"]],
-    }
-
-
-def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
-    """Load what :func:`by_name` made.
-
-    Raises:
-        CheckpointError: If the optimizer's kind, parameters or groups are not those that were saved.
-    """
-    kind = saved.get("optimizer", type(optimizer).__name__)
-    if kind != type(optimizer).__name__:
-        raise CheckpointError(
-            f"the optimizer state is that of {kind}, but this run has {type(optimizer).__name__}; "
-            "set restore_optimizer_state=False to start the optimizer anew"
-        )
-    names = _names(optimizer, model)
-    numbers = {name: index for index, name in enumerate(names)}
-    here = [[names[index] for index in group["params"]] for group in optimizer.state_dict()["param_groups"]]
-    there = [group["params"] for group in saved["param_groups"]]
-    if here != there:
-        odd = sorted({name for group in here for name in group} ^ {name for group in there for name in group})
-        what = f"it differs in {', '.join(odd[:5])}" if odd else "they are grouped in another way"
-        raise CheckpointError(
-            f"the optimizer state is of other parameters: {what}; set restore_optimizer_state=False to start the optimizer anew"
-        )
-    optimizer.load_state_dict(
-        {
-            **saved,
-            "state": {numbers[name]: value for name, value in saved["state"].items()},
-            "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in saved["param_groups"]],
-        }
-    )
-    _keep_precision(optimizer, names, saved["state"])
-
-
-def _keep_precision(optimizer: Optimizer, names: list[str], saved: dict[str, Any]) -> None:
-    """Put back what PyTorch has rounded: it casts loaded state to the parameter's dtype."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, parameter in zip(names, parameters, strict=True):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            exact = saved[name][key]
-            if isinstance(value, torch.Tensor) and value.dtype != exact.dtype:
-                optimizer.state[parameter][key] = exact.to(value.device)
-
-
-def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:
-    """Name of each parameter of the optimizer, by its number in the state dict."""
-    known = {id(parameter): name for name, parameter in model.named_parameters()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [known.get(id(parameter), f"parameter {index}") for index, parameter in enumerate(parameters)]
 
 
 def _assign(target: Any, values: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ tensors that lie in the file itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ironloom.checkpoint.failures import as_os_error
+from ironloom.atomic import as_os_error
 from ironloom.errors import CheckpointError
 
 # The dtypes that every supported version of safetensors can hold.
@@ -77,7 +78,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Map
         staged.chmod(mode)
         staged.replace(path)
     except SafetensorError as error:
-        raise as_os_error(error, path) from error
+        raise as_os_error(error, path) or OSError(errno.EIO, str(error), os.fspath(path)) from error
     finally:
         staged.unlink(missing_ok=True)
 

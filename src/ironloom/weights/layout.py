@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ironloom.atomic import write_bytes_atomic
-from ironloom.checkpoint.tensors import NATIVE, as_bytes, not_storable, opened, read_json, write_tensors
 from ironloom.errors import CheckpointError
+from ironloom.weights.tensors import NATIVE, as_bytes, not_storable, opened, read_json, write_tensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
