@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -28,14 +30,21 @@ LARGE = Setting("4 layers, 256 wide, float32", layers=4, width=256, heads=4, seq
 BARE = "bare PyTorch loop"
 
 
+def timed(name: str, setting: Setting) -> float:
+    """Seconds per step of one contestant, without its output."""
+    warnings.simplefilter("ignore")
+    function = ironloom_train if name.startswith("ironloom train") else CONTESTANTS[name.split(",")[0]]
+    with silenced():
+        return function(setting)
+
+
 def compare(title: str, entries: list[tuple[str, Setting]], rounds: int, reference: str) -> None:
-    """Run every entry once in each round, and print the table."""
+    """Run every entry once in each round, each in a process of its own, and print the table."""
     found: dict[str, list[float]] = {name: [] for name, _ in entries}
     for number in range(rounds):
         for name, setting in entries:
-            function = ironloom_train if name.startswith("ironloom train") else CONTESTANTS[name.split(",")[0]]
-            with silenced():
-                seconds = function(setting)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                seconds = alone.submit(timed, name, setting).result()
             found[name].append(seconds)
             print(f"  round {number + 1}: {name}: {seconds * 1e3:.2f} ms a step", file=sys.stderr, flush=True)
     print(f"\n{title}")

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ironloom.device import random_key, seed_everything
+from ironloom.device import keep_freed_memory, random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
@@ -91,6 +91,8 @@ class NativeEngine:
         self.configured: list[dict[str, Any]] = []
         self.autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.scaler = torch.amp.GradScaler(device.type) if args.fp16 else None
+        if device.type == "cpu":
+            keep_freed_memory()
         self._math_attention = args.attention_kernel == "math"
         self._forward: Callable[..., Any] = model
         if args.torch_compile:
