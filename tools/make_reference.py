@@ -8,9 +8,11 @@ The text of a key is the one line that its declaration carries; nothing is writt
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import inspect
 import os
+import pathlib
 import sys
 import types
 import typing
@@ -18,21 +20,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import InstanceOf
 
+from ironloom import configs
 from ironloom.errors import ConfigError
 from ironloom.settings import PositionalEmbedding, TrainingArguments
 from ironloom.settings.base import Settings
-from ironloom.settings.groups import GROUPS, DatasetEntry
+from ironloom.settings.groups import GROUPS, DataFile, DatasetEntry
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 GENERATED = "<!-- Written by tools/make_reference.py from the settings classes. Do not edit. -->"
-PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", type(None): "null", Any: "any value"}
+PLAIN = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    type(None): "null",
+    Any: "any value",
+    pathlib.Path: "path",
+}
 BOUNDS: dict[type, str] = {Ge: "at least {ge:g}", Gt: "more than {gt:g}", Le: "at most {le:g}", Lt: "less than {lt:g}"}
 
 
 def pages() -> dict[str, str]:
     """Text of every reference page by file name."""
-    return {"groups.md": groups_page(), "training_arguments.md": arguments_page()}
+    return {"groups.md": groups_page(), "code.md": code_page(), "training_arguments.md": arguments_page()}
 
 
 def groups_page() -> str:
@@ -49,6 +61,21 @@ def groups_page() -> str:
             parts += ["### model.positional_embedding", _summary(PositionalEmbedding), table(PositionalEmbedding)]
         if name == "data":
             parts += ["### entries of data.train_datasets, eval_datasets, test_datasets", _summary(DatasetEntry), table(DatasetEntry)]
+            parts += ["### data files", _summary(DataFile), table(DataFile)]
+    return "\n\n".join(parts) + "\n"
+
+
+def code_page() -> str:
+    """The classes of a configuration in Python."""
+    parts = [
+        "# Configuration in Python",
+        GENERATED,
+        "Classes of `ironloom.configs`. A value is checked when it is set. One that is *not available yet* may be left out or repeat\n"
+        "its default; any other value is refused by name when the run is checked.",
+    ]
+    for name in ("DreamTrainerConfig", "DeviceParameters", "Comm", "TrainingParameters", "CheckpointParameters", "WandBParameters"):
+        schema = getattr(configs, name)
+        parts += [f"## {name}", _summary(schema), table(schema)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,13 +111,17 @@ def described(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in PLAIN:
         return PLAIN[annotation]
+    if origin is Annotated and any(isinstance(part, InstanceOf) for part in arguments[1:]):
+        return f"`{public_name(arguments[0])}`"
     if origin is Annotated:
         return ", ".join([described(arguments[0]), *filter(None, map(_bound, arguments[1:]))])
     if origin is Literal:
         return ", ".join(f"`{shown(value)}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(described(part) for part in arguments))
-    if origin is list:
+    if origin is collections.abc.Callable:
+        return "factory"
+    if origin in (list, collections.abc.Sequence):
         return f"list of: {described(arguments[0])}"
     if origin is dict:
         return "mapping"
@@ -99,6 +130,11 @@ def described(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return "mapping, see below"
     raise TypeError(f"no words for {annotation!r}")
+
+
+def public_name(cls: type) -> str:
+    """The name under which a class is imported from ``ironloom.configs``."""
+    return next(name for name in configs.__all__ if getattr(configs, name) is cls)
 
 
 def choices(annotation: Any) -> list[Any]:
@@ -121,6 +157,8 @@ def is_available(schema: type[Settings], key: str, value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as YAML spells it."""
+    if isinstance(value, configs.BaseConfig):
+        return f"{type(value).__name__}()"
     if isinstance(value, Settings):
         return "{}"
     if isinstance(value, list):

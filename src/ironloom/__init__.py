@@ -9,6 +9,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ironloom.callbacks import ProgressCallback, TrainerCallback
+    from ironloom.configs import (
+        BaseConfig,
+        BaseTrainerConfig,
+        CheckpointParameters,
+        DeviceParameters,
+        DreamTrainerConfig,
+        TrainingParameters,
+        WandBParameters,
+    )
     from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
     from ironloom.models import Decoder
     from ironloom.settings import ModelConfig
@@ -27,11 +36,16 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AbstractBaseTrainer": "ironloom.trainer",
+    "BaseConfig": "ironloom.configs",
     "BaseTrainer": "ironloom.trainer",
+    "BaseTrainerConfig": "ironloom.configs",
     "CheckpointError": "ironloom.errors",
+    "CheckpointParameters": "ironloom.configs",
     "ConfigError": "ironloom.errors",
     "DataError": "ironloom.errors",
     "Decoder": "ironloom.models",
+    "DeviceParameters": "ironloom.configs",
+    "DreamTrainerConfig": "ironloom.configs",
     "EvalPrediction": "ironloom.trainer",
     "ExtensibleTrainer": "ironloom.trainer",
     "Interrupted": "ironloom.errors",
@@ -47,15 +61,22 @@ _HOME = {
     "TrainerControl": "ironloom.trainer",
     "TrainerState": "ironloom.trainer",
     "TrainingArguments": "ironloom.settings",
+    "TrainingParameters": "ironloom.configs",
+    "WandBParameters": "ironloom.configs",
 }
 
 __all__ = [
     "AbstractBaseTrainer",
+    "BaseConfig",
     "BaseTrainer",
+    "BaseTrainerConfig",
     "CheckpointError",
+    "CheckpointParameters",
     "ConfigError",
     "DataError",
     "Decoder",
+    "DeviceParameters",
+    "DreamTrainerConfig",
     "EvalPrediction",
     "ExtensibleTrainer",
     "Interrupted",
@@ -71,6 +92,8 @@ __all__ = [
     "TrainerControl",
     "TrainerState",
     "TrainingArguments",
+    "TrainingParameters",
+    "WandBParameters",
 ]
 
 

@@ -185,6 +185,6 @@ def test_the_output_folder_of_any_graph():
 
 
 def test_split_needs_exactly_one_file():
-    assert configuration.split(["a=1", "x y.yaml", "b.c=2"]) == ("x y.yaml", ["a=1", "b.c=2"])
+    assert configuration.split(["a=1", "x y.yaml", "b.c=2"]) == ("x y.yaml", ["a=1", "b.c=2"], {}, [])
     with pytest.raises(ConfigError, match="which configuration"):
         configuration.split([])

@@ -79,7 +79,8 @@ def test_a_misspelt_command_is_suggested(ironloom):
     assert (result.code, result.err) == (2, "error: there is no command 'chekc' (did you mean 'check'?)\n")
 
 
-def test_wrong_options_are_usage_errors(ironloom):
+def test_wrong_options_are_usage_errors(ironloom, tmp_path):
+    (tmp_path / "x.yaml").write_text("data: {train_datasets: [python-docs]}")
     result = ironloom("check", "--nonsense", "x.yaml")
     assert result.code == 2
     assert "--nonsense" in result.err

@@ -57,7 +57,7 @@ def test_arguments_that_fit_are_no_problem(toys):
         ("toys:Heir", (), {"width": 1, "deph": 2}, ["main.deph: unknown key of toys:Heir (did you mean 'depth'?)"]),
         ("toys:Maker.make", (), {"sise": 1, "size": 1}, ["main.sise: unknown key of toys:Maker.make (did you mean 'size'?)"]),
         ("toys:Maker", (1,), {}, ["main.0: toys:Maker takes 0 positional arguments, found 1"]),
-        ("toyz:plain", (), {}, ["main: there is no module 'toyz' (target 'toyz:plain')"]),
+        ("toyz:plain", (), {}, ["main: there is no module 'toyz' (target 'toyz:plain') (did you mean 'toys'?)"]),
         (
             "ironloom.trainr:Trainer",
             (),
@@ -110,7 +110,7 @@ def test_settings_are_validated_with_their_places():
         "args: &args !call:ironloom.settings:TrainingArguments\n"
         "  max_stps: 5\n"
         "  logging_steps: often\n"
-        "  output_dir: !var 'folder'\n"
+        "  output_dir: !var {name: folder, default: runs}\n"
         "main: !call:builtins:dict {args: *args}\n"
         "shape: !call:ironloom.settings:ModelConfig {num_attention_groups: 3}\n"
     )
@@ -121,13 +121,24 @@ def test_settings_are_validated_with_their_places():
     ]
 
 
+def test_targets_in_large_packages_take_no_time():
+    code = """
+import sys, time
+from ironloom.config import static
+for name in ("AutoModelForCausalLM", "AutoModelForCausalML", "GPT2LMHeadModel", "get_cosine_schedule_with_warmup"):
+    static.signature("transformers:" + name)
+assert time.process_time() < 5, time.process_time()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_a_graph_without_main_says_so():
     (problem,) = config.check(Graph({"man": 1}))
     assert str(problem) == "main: there is no target 'main', the run (targets: man)"
 
 
-def test_variables_and_cycles_do_not_disturb():
-    items = [Var("x")]
+def test_cycles_and_variables_with_a_default_do_not_disturb():
+    items = [Var("x", 1)]
     items.append(items)
     assert config.check(Graph({"main": items})) == []
 
@@ -192,3 +203,29 @@ def test_the_summary_leaves_out_what_it_cannot_know(tmp_path):
 def test_the_summary_knows_vocabularies_that_need_no_loading(kind, name, size):
     line = summary(config.load(QUICKSTART, [f"model.tokenizer_type={kind}", f"model.vocab_name_or_path={name}"]))
     assert f"(vocabulary of {size})" in line
+
+
+def test_a_variable_without_a_value_is_a_problem():
+    text = "main: !call:builtins:dict\n  a: !var steps\n  b: !calc 'rate * 2'\n  c: !var {name: x, default: 1}\n  d: !calc '1 +'\n"
+    assert [str(problem).partition(" (")[0] for problem in config.check(tagged.load(text, "run.yaml"))] == [
+        "run.yaml:2:6: main.a: variable 'steps' has no value",
+        "run.yaml:3:6: main.b: variable 'rate' has no value",
+        "run.yaml:5:6: main.d: '1 +' is not arithmetic: invalid syntax",
+    ]
+
+
+def test_the_default_of_a_variable_is_validated():
+    text = "main: !call:ironloom.settings:TrainingArguments {max_steps: !var {name: steps, default: many}}\n"
+    (problem,) = config.check(tagged.load(text, "f"))
+    assert problem.path == "main.max_steps" and "expected a whole number" in problem.message
+
+
+def test_builtins_and_python_files_are_looked_up(tmp_path):
+    assert found("builtins:lenn") == ["main: there is no builtin 'lenn' (target 'builtins:lenn') (did you mean 'len'?)"]
+    assert found("builtins:len", [1]) == []
+    file = tmp_path / "my code.py"
+    assert "there is no file" in found(f"{file}:make")[0]
+    static.modules.find_file.cache_clear()
+    file.write_text("from dataclasses import dataclass\n@dataclass\nclass Thing:\n    size: int\nraise SystemError\n")
+    assert found(f"{file}:Thing", sise=1, size=2) == [f"main.sise: unknown key of {file}:Thing (did you mean 'size'?)"]
+    assert found(f"{file}:Thng")[0].endswith("(did you mean 'Thing'?)")

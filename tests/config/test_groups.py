@@ -10,7 +10,7 @@ import yaml
 from ironloom import config
 from ironloom.config import tagged
 from ironloom.config.graph import is_leaf, walk
-from ironloom.config.groups import gathered
+from ironloom.config.groups import presets
 from ironloom.errors import ConfigError
 from ironloom.settings.base import field_names
 from ironloom.settings.groups import GROUPS
@@ -76,7 +76,6 @@ PLANNED = {
     "operation.recompute_strategy": "optimized",
     "operation.save_dist_ckpt": True,
     "model.tokenizer_type": "sentencepiece",
-    "data.config_path": "data.yaml",
     "data.task_type": "sft",
     "data.pad_to_max_length": True,
     "data.pad_token_id": 0,
@@ -88,14 +87,6 @@ PLANNED = {
     "parallel.fsdp_mixed_precision": "bf16",
     "parallel.fsdp_sharding_strategy": "hybrid",
     "parallel.fsdp_state_dict_type": "sharded",
-    "utils.tensorboard_dir": "logs",
-    "utils.mlflow_tracking_uri": "http://localhost",
-    "utils.mlflow_experiment_name": "x",
-    "utils.profile_nsys": True,
-    "utils.profile_torch": True,
-    "utils.profile_step_start": 1,
-    "utils.profile_step_end": 11,
-    "utils.profile_ranks": [1],
 }
 WORKS = {
     "trainer.model_name": "other",
@@ -162,8 +153,16 @@ WORKS = {
     "utils.log_level": "DEBUG",
     "utils.deterministic": True,
     "utils.report_memory_usage": False,
+    "utils.tensorboard_dir": "logs",
+    "utils.mlflow_tracking_uri": "http://localhost",
+    "utils.mlflow_experiment_name": "x",
+    "utils.profile_nsys": True,
+    "utils.profile_torch": True,
 }
 ROTARY = {"model.positional_embedding.base": 5e5, "model.positional_embedding.scaling_factor": 2, "model.positional_embedding.offset": 1}
+WINDOW = {"utils.profile_step_start": 1, "utils.profile_step_end": 11, "utils.profile_ranks": [1]}
+# What it names is tested in groups/test_data_files.py.
+FILES = {"data.config_path": "data.yaml"}
 # Two names of one thing, and numbers that only repeat what the environment says.
 SAME = {"optim.optimizer": "adamw"}
 FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.world_size": 2}
@@ -172,7 +171,7 @@ FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.worl
 def test_these_lists_cover_every_key():
     positions = {f"model.positional_embedding.{key}" for key in specification()["model.positional_embedding"]}
     keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {"model.positional_embedding"}
-    assert set(PLANNED) | set(WORKS) | set(ROTARY) | set(SAME) | set(FROM_ENVIRONMENT) == keys | positions
+    assert set(PLANNED) | set(WORKS) | set(ROTARY) | set(WINDOW) | set(FILES) | set(SAME) | set(FROM_ENVIRONMENT) == keys | positions
 
 
 def spelled(value):
@@ -193,6 +192,29 @@ def test_every_rotary_key_changes_the_graph(write, key):
     assert "has no effect with type 'absolute'" in problems(write(DATA), [f"{key}={ROTARY[key]}"])[0]
 
 
+@pytest.mark.parametrize("key", WINDOW)
+@pytest.mark.parametrize("profile", ["profile_torch", "profile_nsys"])
+def test_every_key_of_a_profile_changes_the_graph_or_has_no_effect(write, key, profile):
+    path, override = write(DATA + f"utils: {{{profile}: true}}\n"), f"{key}={spelled(WINDOW[key])}"
+    assert tagged.dump(config.load(path, [override])) != tagged.dump(config.load(path))
+    assert "has no effect without a profile" in problems(write(DATA), [override])[0]
+
+
+def test_utils_make_callbacks_that_fit_their_signatures(write):
+    path = write(
+        DATA
+        + "utils: {tensorboard_dir: tb, mlflow_tracking_uri: mlruns, mlflow_experiment_name: e, profile_torch: true, profile_nsys: true}\n"
+    )
+    graph = config.load(path)
+    assert config.check(graph) == []
+    callbacks = kwargs(graph, "main")["callbacks"]
+    names = ["TBLogger", "MLflowLogger", "ProfileCallback", "NsightCallback"]
+    assert [node.target for node in callbacks] == [f"ironloom.callbacks:{name}" for name in names]
+    assert callbacks[1].kwargs == {"tracking_uri": "mlruns", "experiment_name": "e", "run_name": "model"}
+    profile, _ = config.build(callbacks[2:])
+    assert (profile.step_start, profile.step_end, profile.ranks) == (10, 12, (0,))
+
+
 @pytest.mark.parametrize("key", PLANNED)
 def test_every_planned_key_is_refused_by_name(write, key):
     (problem,) = problems(write(DATA), [f"{key}={spelled(PLANNED[key])}"])
@@ -202,11 +224,11 @@ def test_every_planned_key_is_refused_by_name(write, key):
 
 def test_planned_keys_may_repeat_their_default(write):
     text = ""
-    for group in ("operation", "parallel", "utils", "init"):
+    for group in ("operation", "parallel", "data", "init"):
         keys = [key for key in field_names(GROUPS[group]) if f"{group}.{key}" in PLANNED]
         text += f"{group}: {json.dumps({key: default_of(group, key) for key in keys})}\n"
-    assert '"profile_ranks": [0]' in text
-    config.load(write(DATA + text))
+    assert '"pad_token_id": -1' in text
+    config.load(write(text.replace("data: {", 'data: {"train_datasets": ["python-docs"], ')))
 
 
 @pytest.mark.parametrize("key", FROM_ENVIRONMENT)
@@ -255,7 +277,7 @@ def test_mistakes_are_reported_together_with_place_and_suggestion(write):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("max_lr: 1\n", "1:1: max_lr: max_lr belongs to optim (write it as optim.max_lr)"),
+        ("max_lr: 1\ndata: {}\n", "1:1: max_lr: max_lr belongs to optim (write it as optim.max_lr)"),
         ("trainer: {max_lrr: 1}\n", "1:11: trainer.max_lrr: unknown key (did you mean 'max_lr' of optim?)"),
         ("trainer: [1]\n", "1:10: trainer: expected a mapping of keys or the name of a preset, found [1]"),
         ("trainer: {num_workers: true}\n", "1:24: trainer.num_workers: expected a whole number, found True"),
@@ -265,6 +287,26 @@ def test_mistakes_are_reported_together_with_place_and_suggestion(write):
         ("optim: {optimizer: adamm}\n", "1:20: optim.optimizer: expected one of 'adam' or 'adamw', found 'adamm'"),
         ("data: {splits: [0.5, 0.6, 0]}\n", "expected three shares whose sum is 1, found [0.5, 0.6, 0.0]"),
         ("data: {splits: [0.5, 0.5]}\n", "expected three shares"),
+        ("utils: {profile_torch: true, profile_step_end: 9}\n", "1:48: utils.profile_step_end: 9 is before profile_step_start 10"),
+        ("utils: {profile_ranks: []}\n", "utils.profile_ranks: expected at least one process"),
+        (
+            "trainer: {tensor_model_parallel_size: 3}\n",
+            "model.num_attention_heads: 8 is not a multiple of trainer.tensor_model_parallel_size",
+        ),
+        (
+            "trainer: {tensor_model_parallel_size: 4}\nmodel: {num_attention_groups: 2}\n",
+            "2:31: model.num_attention_groups: 2 is not a multiple of trainer.tensor_model_parallel_size 4",
+        ),
+        ("data: {vocab_size: 200}\nmodel: {tokenizer_type: bbpe, vocab_name_or_path: null}\n", "1:20: data.vocab_size: a byte-level"),
+        ("data: {vocab_size: 200}\nmodel: {tokenizer_type: byte}\n", "1:20: data.vocab_size: the byte tokenizer has 257 tokens"),
+        (
+            "model: {type: rope}\n",
+            "1:9: model.type: type belongs to model.positional_embedding (write it as model.positional_embedding.type)",
+        ),
+        ("optim: {learning_rate: 1}\n", "1:9: optim.learning_rate: unknown key (here it is called optim.max_lr)"),
+        ("logging_steps: 1\ndata: {}\n", "1:1: logging_steps: there is no group 'logging_steps' (here it is called trainer.log_interval)"),
+        ("data: {text_column: a}\n", "text_column belongs to an entry of data.train_datasets"),
+        ("max_lrr: 1\ndata: {}\n", "1:1: max_lrr: there is no group 'max_lrr' (did you mean optim.max_lr?)"),
         ("data: {train_datasets: [{path: a}]}\n", "data.train_datasets.0.path: unknown key"),
         ("data: {train_datasets: [{source: a, dataset_path: a}]}\n", "not both"),
         ("data: {train_datasets: [{source: a, messages_column: m}]}\n", "data.train_datasets.0.messages_column: 'm' is not available yet"),
@@ -292,10 +334,6 @@ def test_empty_groups_are_defaults(write):
     assert tagged.dump(config.load(write(text))) == tagged.dump(config.load(write(DATA)))
 
 
-def test_environment_references_are_plain_text_for_now(write):
-    assert kwargs(config.load(write(DATA), ["trainer.model_path=${HOME}"]), "trainer_args")["output_dir"] == "${HOME}"
-
-
 # Overrides.
 
 
@@ -319,7 +357,7 @@ def test_overrides_of_every_kind(write, override, target, key, value):
     assert kwargs(graph, target)[key] == value
     place = (target, key, 0) if isinstance(value, list) else (target, key)
     assert graph.origin(place).source == "command line"
-    assert graph.origin(place).route == "override"
+    assert graph.origin(place).route == ("derived" if value == "output/1" else "override")
 
 
 def test_overrides_reach_into_nested_keys(write):
@@ -373,7 +411,7 @@ def test_a_name_is_a_file_beside_or_in_configs(write, folder):
 
 
 def test_every_group_may_be_a_name_and_the_package_has_presets_too(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathered, "LIBRARY", tmp_path / "library")
+    monkeypatch.setattr(presets, "LIBRARY", tmp_path / "library")
     write("max_lr: 3e-4\n", "library/optim/careful.yaml")
     graph = config.load(write(DATA + "optim: careful\n"))
     assert kwargs(graph, "optimizer")["lr"] == 3e-4
@@ -390,7 +428,7 @@ def test_mistakes_in_a_preset_have_its_place(write):
 
 
 def test_the_presets_of_the_package_load(write):
-    names = sorted(path.stem for path in (gathered.LIBRARY / "model").glob("*.yaml"))
+    names = sorted(path.stem for path in (presets.LIBRARY / "model").glob("*.yaml"))
     assert names == ["gpt2-large", "gpt2-medium", "gpt2-small", "gpt2-xl", "gpt3", "llama"]
     for name in names:
         graph = config.load(write(DATA + f"model: {name}\n"))
@@ -400,7 +438,7 @@ def test_the_presets_of_the_package_load(write):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("tinny", "there is no preset 'tinny' (did you mean 'tiny'?)"), ("../tiny", "is not the name of a preset"), ("zzz", "presets: ")],
+    [("tinny", "(did you mean 'tiny'?)"), ("../tiny", "is not the name of a preset"), ("zzz", "presets: gpt2-large, ")],
 )
 def test_a_name_that_leads_nowhere(write, name, expected):
     write("d_model: 64\n", "model/tiny.yaml")

@@ -66,15 +66,6 @@ def test_a_syntax_error_says_where(write):
     assert message(path).startswith(f"{path}:3:")
 
 
-@pytest.mark.parametrize("text", ["-- extends 'x.yaml'\n\n[config]\n    a: 1\n", "  -- set a = 1\n", "{% set a = 1 %}\na: 1\n"])
-def test_templates_are_not_available_yet(write, text):
-    assert "templates are not available yet" in message(write(text))
-
-
-def test_python_is_not_available_yet(tmp_path):
-    assert "configurations in Python are not available yet" in message(tmp_path / "config.py")
-
-
 def test_a_tagged_file_is_a_graph_and_takes_overrides(write):
     path = write("main: !call:a:b {x: 1, deep: {y: [1, 2]}}\n")
     graph = config.load(path, ["main.x=1e-3", "main.deep.y.1=null", "main.new=[a]"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironloom.config import tagged
-from ironloom.config.graph import REQUIRED, Graph, Node, Var, is_leaf, walk
+from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Var, is_leaf, walk
 from ironloom.errors import ConfigError
 
 TEXT = """\
@@ -38,6 +38,14 @@ def test_every_form_is_read():
     assert (main.kwargs["bare"].args, main.kwargs["bare"].kwargs) == ((), {})
     assert (main.kwargs["lr"].name, main.kwargs["lr"].default) == ("rate", REQUIRED)
     assert (main.kwargs["seed"].name, main.kwargs["seed"].default) == ("seed", 7)
+
+
+def test_a_calculation_and_an_unbuilt_node():
+    text = "main: !meta:shop:look\n  steps: !calc 'int(max_steps * 0.1)'\n"
+    graph = tagged.load(text, "f")
+    assert graph.root["main"].mode == "meta"
+    assert graph.root["main"].kwargs["steps"].expression == "int(max_steps * 0.1)"
+    assert tagged.dump(graph) == f"{tagged.HEADER}\n{text}"
 
 
 def test_places_are_kept_for_nodes_and_every_leaf():
@@ -76,6 +84,7 @@ def test_a_node_called_args_is_a_keyword():
 def test_the_text_is_readable():
     graph = Graph({"main": Node("a:b", kwargs={"lr": 1e-3, "on": "yes", "none": None, "text": "one\ntwo\n", "empty": [[], {}]})})
     assert tagged.dump(graph) == (
+        "# Ironloom: a resolved configuration\n"
         "main: !call:a:b\n  lr: 0.001\n  'on': 'yes'\n  none: null\n  text: |\n    one\n    two\n  empty:\n    - []\n    - {}\n"
     )
 
@@ -188,7 +197,7 @@ SCALARS |= st.sampled_from(
     ]
 )
 NAMES = st.text("abcdefgh_", min_size=1, max_size=8)
-TARGETS = st.builds("{}.{}:{}".format, NAMES, NAMES, NAMES)
+TARGETS = st.builds("{}.{}:{}".format, NAMES, NAMES, NAMES) | st.builds("/{}/a b {}\u00e9.py:{}".format, NAMES, NAMES, NAMES)
 
 
 def inner(values):
@@ -196,13 +205,14 @@ def inner(values):
     nodes = st.builds(
         Node,
         target=TARGETS,
-        mode=st.sampled_from(["call", "factory", "partial"]),
+        mode=st.sampled_from(["call", "factory", "partial", "meta"]),
         args=st.lists(values, max_size=2).map(tuple),
         kwargs=keywords,
     )
     shared = values.map(lambda value: [value, value])
     variables = st.builds(Var, name=NAMES, default=st.just(REQUIRED) | values)
-    return nodes | shared | variables | st.lists(values, max_size=3) | st.lists(values, max_size=3).map(tuple) | keywords
+    calculations = st.builds(Calc, expression=st.text("ab1+ ", max_size=5))
+    return nodes | shared | variables | calculations | st.lists(values, max_size=3) | st.lists(values, max_size=3).map(tuple) | keywords
 
 
 def same(one, two):
@@ -212,6 +222,8 @@ def same(one, two):
         return type(one) is type(two) and all(same(getattr(one, part), getattr(two, part)) for part in parts)
     if isinstance(one, Var):
         return isinstance(two, Var) and one.name == two.name and same(one.default, two.default)
+    if isinstance(one, Calc):
+        return isinstance(two, Calc) and one.expression == two.expression
     if type(one) is not type(two):
         return False
     if isinstance(one, dict):

@@ -171,3 +171,20 @@ def test_training_refuses_what_cannot_be() -> None:
         Tokenizer.train(["a"], 256)
     with pytest.raises(DataError, match="no text to train"):
         Tokenizer.train([], 300)
+
+
+def test_collators_of_transformers_pad_with_it():
+    import torch
+    from transformers import DataCollatorForLanguageModeling
+
+    tokenizer = Tokenizer.train(["the quick brown fox"] * 4, 300)
+    rows = [{"input_ids": [5, 6, 7]}, {"input_ids": [8]}]
+    batch = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm=False, return_tensors="pt")(rows)
+    end = tokenizer.pad_token_id
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, end, end]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
+    assert tokenizer.pad(rows, pad_to_multiple_of=4)["input_ids"].shape == (2, 4)
+    same = tokenizer.pad([{"x": torch.tensor([1.5, 2.5])}, {"x": torch.tensor([3.5, 4.5])}])
+    assert same["x"].tolist() == [[1.5, 2.5], [3.5, 4.5]]
+    with pytest.raises(ValueError, match="'x' differs in length"):
+        tokenizer.pad([{"x": [1]}, {"x": [1, 2]}])

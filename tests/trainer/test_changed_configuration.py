@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ironloom import Trainer, TrainerCallback
+from ironloom.callbacks import JsonLogger
 from tiny import assert_same_weights, tiny_lm, tiny_trainer, weights
 
 
@@ -92,6 +94,15 @@ def test_parameters_that_a_callback_adds_are_clipped(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, model=model, options=options, max_steps=2, max_grad_norm=1e-3, save_strategy="no").train()
     moved = nn.utils.get_total_norm([model.head.weight.detach() - before]).item()
     assert 0 < moved <= 1.001e-3
+
+
+def test_going_on_with_a_finished_run_keeps_its_record(tmp_path: Path) -> None:
+    files = [tmp_path / "logs" / name for name in ("metrics.jsonl", "trainer_logs.jsonl")]
+    tiny_trainer(tmp_path, options={"callbacks": [JsonLogger(name="a")]}).train()
+    before = [file.read_text() for file in files]
+    assert all("train_runtime" in json.loads(text.splitlines()[-1]) for text in before)
+    tiny_trainer(tmp_path, options={"callbacks": [JsonLogger(name="a")]}, resume_from_checkpoint=True).train()
+    assert [file.read_text() for file in files] == before
 
 
 def test_a_signal_that_comes_after_the_last_step_is_not_lost(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ The loop, in the order in which the events fire::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.settings.training import TrainingArguments
@@ -68,7 +68,20 @@ class TrainerCallback:
     ``logs``, ``on_evaluate`` and ``on_predict`` also ``metrics``. It may change ``control`` in place
     or return a new one. A callback with ``state_dict()`` and ``load_state_dict(state)`` is saved in
     checkpoints and restored from them. Callbacks written for ``transformers`` work as they are.
+
+    What a callback was constructed with is kept in ``_recorded``, so that a configuration written as
+    code can be turned into text.
     """
+
+    _recorded: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments; ``__init__`` gets them as usual."""
+        if cls.__init__ is object.__init__ and (args or kwargs):  # object.__init__ leaves this check to us
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        callback = super().__new__(cls)
+        object.__setattr__(callback, "_recorded", (args, kwargs))  # a frozen dataclass allows nothing else
+        return callback
 
     on_init_end = _event("on_init_end", "The trainer is constructed.")
     on_train_begin = _event("on_train_begin", "Training starts or goes on.")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-from pathlib import Path
 from typing import Any
 
 from ironloom.callbacks.base import TrainerCallback
+from ironloom.callbacks.records import RecordFile, kept_records, log_folder
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.settings.training import TrainingArguments
-
-logger = logging.getLogger("ironloom")
 
 
 class MetricsWriter(TrainerCallback):
@@ -23,31 +18,15 @@ class MetricsWriter(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
+        self._file: RecordFile | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Open the file at the step the run starts from."""
-        if not state.is_world_process_zero:
-            return
-        self._path = Path(args.logging_dir or Path(args.output_dir, "logs"), "metrics.jsonl")
-        self._write("w", [record for record in state.log_history if record["step"] <= state.global_step])
+        if state.is_world_process_zero:
+            self._file = RecordFile(log_folder(args) / "metrics.jsonl")
+            self._file.replace(kept_records(state.log_history, self._file.read(), state.global_step))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any) -> None:
         """Append the newest record."""
-        self._write("a", [{**logs, "step": state.global_step}])
-
-    def _write(self, mode: str, records: list[dict[str, Any]]) -> None:
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(_plain(record), default=str) + "\n" for record in records)
-        except OSError as error:
-            logger.warning("%s could not be written (%s); no further records are kept there", self._path, error.strerror)
-            self._path = None
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinities: such values are written as text, as are values of other kinds than JSON's."""
-    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
+        if self._file is not None:
+            self._file.append({**logs, "step": state.global_step})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ironloom.cli import COMMANDS, report
 from ironloom.errors import Interrupted
@@ -22,6 +24,10 @@ def make_app(command: str | None, with_trace: bool) -> typer.Typer:
     def ironloom(
         version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
         traceback: Annotated[bool, typer.Option("--traceback", help="Show the stack trace of an error.")] = False,
+        template: Annotated[
+            str, typer.Option("--config-template", "-t", help="The configuration, in place of the command's first word.")
+        ] = "",
+        project: Annotated[str, typer.Option("--project-dir", "-p", help="The project in which the configuration is looked up.")] = ".",
     ) -> None:
         """Train language models. `ironloom COMMAND --help` explains a command."""
 
@@ -34,8 +40,17 @@ def make_app(command: str | None, with_trace: bool) -> typer.Typer:
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:
-            app.command(name)(_catching(found, with_trace))
+            app.command(name, cls=_class_of(found))(_catching(found, with_trace))
     return app
+
+
+def _class_of(function: Callable[..., None]) -> type[TyperCommand]:
+    """What kind of command a function is: one that takes the words of a configuration takes its options too."""
+    if "words" not in inspect.signature(function).parameters:
+        return TyperCommand
+    from ironloom.cli.configuration import ConfiguredCommand
+
+    return ConfiguredCommand
 
 
 def _catching(function: Callable[..., None], with_trace: bool) -> Callable[..., None]:

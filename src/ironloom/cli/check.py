@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from ironloom.cli.configuration import load_checked, split
+from ironloom.cli.configuration import ConfigurationWords, load_checked, split
 from ironloom.config.summary import summary
 
 
-def check(
-    words: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A configuration file and overrides.")],
-) -> None:
+def check(words: ConfigurationWords) -> None:
     """Look for mistakes in a configuration, without running it.
 
     Exit code 0: none; 2: all of them are printed, with their places.
 
     Example: ironloom check examples/quickstart.yaml optim.max_lr=1e-3
     """
-    path, overrides = split(words)
-    graph = load_checked(path, overrides)
+    path, overrides, arguments, _ = split(words)
+    graph = load_checked(path, overrides, arguments)
     print(f"{path}: ok")
     line = summary(graph)
     if line:

@@ -14,13 +14,13 @@ import typer
 
 from ironloom import config
 from ironloom.checkpoint.lock import LOCK, RunLock
-from ironloom.cli.configuration import arguments_of, load_checked, output_dir, split, write_run
+from ironloom.cli.configuration import ConfigurationWords, arguments_of, load_checked, output_dir, split, write_run
 from ironloom.cli.working import working
-from ironloom.config.graph import Graph
+from ironloom.config.graph import Graph, Node
 
 
 def train(
-    words: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...", help="A configuration file and overrides.")],
+    words: ConfigurationWords,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, even where there is a checkpoint to go on from.")] = False,
 ) -> None:
     """Train the run that a configuration describes.
@@ -30,8 +30,8 @@ def train(
 
     Example: ironloom train examples/quickstart.yaml operation.train_steps=500
     """
-    path, overrides = split(words)
-    graph = load_checked(path, overrides)
+    path, overrides, arguments, _ = split(words, own=["--fresh"])
+    graph = load_checked(path, overrides, arguments)
     if int(os.environ.get("RANK", "0")) == 0:
         _write_run(graph)
     if fresh:
@@ -77,8 +77,9 @@ def _put_aside(folder: pathlib.Path) -> None:
 
 def _prepare_data(graph: Graph) -> None:
     """Tokenize what is not in the cache yet, with a sign of life; the run then finds it there."""
-    if "data" not in graph.root:
-        return
+    node = graph.root.get("data")
+    if not (isinstance(node, Node) and node.target == "ironloom.data:PretrainData"):
+        return  # data of the user's own, which need no preparation by us
     data = config.build(graph, "data")
     with working("preparing the data") as progress:
         data.prepare(progress)

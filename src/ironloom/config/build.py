@@ -1,4 +1,4 @@
-"""From a graph to live objects. Owns the meaning of call, factory and partial.
+"""From a graph to live objects. Owns the meaning of call, factory, partial and meta.
 
 One build has one memo: a ``call`` node is called once in it and shared, two builds share nothing.
 Only what the asked targets reach is imported.
@@ -7,11 +7,16 @@ Only what the asked targets reach is imported.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import importlib.util
+import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ironloom.config.graph import REQUIRED, Graph, Node, Path, Var, children, dotted, occurrences
+from ironloom.config.calculate import calculate
+from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Path, Var, children, dotted, occurrences, target_parts
 from ironloom.errors import ConfigError, Origin, Problem
 from ironloom.settings.base import nearest
 
@@ -46,21 +51,16 @@ def build(source: Graph | Any, names: str | Sequence[str] = "main", variables: M
 
 
 def locate(target: str) -> Any:
-    """Import what ``module:attr.attr`` names.
+    """Import what ``module:attr.attr`` or ``/folder/file.py:attr.attr`` names.
 
     Raises:
-        ConfigError: If there is no such module or attribute. An import that fails inside the
+        ConfigError: If there is no such module, file or attribute. An import that fails inside the
             module passes through.
     """
-    module_name, colon, attributes = target.partition(":")
-    if not colon or not module_name or not attributes:
+    module_name, attributes = target_parts(target)
+    if not module_name or not attributes:
         raise ConfigError(f"a target has the form module:attribute, found {target!r}")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"there is no module {error.name!r} (target {target!r})") from error
-        raise
+    found: Any = _file(module_name) if module_name.endswith(".py") else _module(module_name, target)
     for attribute in attributes.split("."):
         try:
             found = getattr(found, attribute)
@@ -69,6 +69,37 @@ def locate(target: str) -> Any:
             hint = f"did you mean {near!r}?" if near else ""
             raise ConfigError(Problem(f"{module_name!r} has no {attributes!r} (target {target!r})", hint=hint)) from error
     return found
+
+
+def _module(name: str, target: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"there is no module {error.name!r} (target {target!r})") from error
+        raise
+
+
+def _file(path: str) -> Any:
+    """The module of a Python file; a process runs a file once."""
+    name = f"{pathlib.Path(path).stem}_{hashlib.blake2b(path.encode(), digest_size=6).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"there is no file {path!r}")
+    folder = str(pathlib.Path(path).parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # modules beside the file, which it may import now or later
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, as in an import
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 class Partial:
@@ -116,7 +147,7 @@ class _Build:
         """The object of any value of the graph."""
         if isinstance(value, Node):
             shared = value.mode != "factory"
-        elif isinstance(value, Var):
+        elif isinstance(value, (Var, Calc)):
             shared = False
         elif type(value) in (dict, list, tuple):
             # A container that stands once in the text is as new as whatever holds it.
@@ -140,7 +171,11 @@ class _Build:
     def _made(self, value: Any, path: Path) -> Any:
         if isinstance(value, Var):
             return self._variable(value, path)
+        if isinstance(value, Calc):
+            return self._calculated(value, path)
         if isinstance(value, Node):
+            if value.mode == "meta":
+                return self.call(value, path, self.target(value, path), value.args, value.kwargs)
             if value.mode == "partial":
                 return Partial(self, value, path) if value.args or value.kwargs else self.target(value, path)
             func = self.target(value, path)
@@ -161,6 +196,9 @@ class _Build:
         except ConfigError as error:
             problem = error.problems[0]
             raise ConfigError(Problem(problem.message, dotted(path), self._where(node, path), problem.hint)) from error.__cause__
+        except ModuleNotFoundError as error:
+            message = f"{node.target} needs the module {error.name!r}, which is not installed"
+            raise ConfigError(Problem(message, dotted(path), self._where(node, path))) from error
         except Exception as error:
             error.add_note(self._note("importing", node, path))
             raise
@@ -182,11 +220,19 @@ class _Build:
             raise ConfigError(Problem(f"variable {var.name!r} has no value", dotted(path), self._where(var, path), hint))
         return self.value(var.default, (*path, "default"))
 
+    def _calculated(self, calc: Calc, path: Path) -> Any:
+        try:
+            return calculate(calc.expression, lambda name: self._variable(Var(name, origin=calc.origin), path))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(Problem(str(error), dotted(path), self._where(calc, path))) from None
+
     def _note(self, doing: str, node: Node, path: Path) -> str:
         where = self._where(node, path)
         return f"while {doing} {node.target} for {dotted(path) or 'the value'}" + (f", {where}" if where else "")
 
     def _where(self, value: Any, path: Path) -> Origin | None:
-        if isinstance(value, (Node, Var)) and value.origin is not None:
+        if isinstance(value, (Node, Var, Calc)) and value.origin is not None:
             return value.origin
         return self._origins.get(path)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from ironloom.config import static
 from ironloom.config.build import locate
-from ironloom.config.graph import Graph, Node, Path, dotted, is_plain, walk
+from ironloom.config.calculate import names
+from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Path, Var, dotted, is_plain, target_parts, walk
+from ironloom.config.planned import PLANNED
 from ironloom.config.validate import as_path, in_order, settings_problems
 from ironloom.errors import Problem
 from ironloom.settings.base import Settings, field_names, nearest, unknown_key
@@ -21,14 +23,32 @@ SETTINGS = "ironloom.settings"
 
 def check(graph: Graph) -> list[Problem]:
     """Every problem that can be seen without running the configuration; an empty list if there is none."""
-    problems = []
+    problems = list(graph.problems)
     if "main" not in graph.root:
         hint = "targets: " + ", ".join(map(str, graph.root))
         problems.append(Problem("there is no target 'main', the run", "main", hint=hint))
     for path, value in walk(graph.root):
         if isinstance(value, Node):
             problems += [_placed(graph, value, path, problem) for problem in _node_problems(value)]
+        elif isinstance(value, (Var, Calc)):
+            problems += [dataclasses.replace(problem, path=dotted(path)) for problem in _unknown_names(graph, value)]
     return in_order(problems)
+
+
+def _unknown_names(graph: Graph, value: Var | Calc) -> Iterator[Problem]:
+    """A problem for every name without a value."""
+    if isinstance(value, Var):
+        missing = [value.name] if value.default is REQUIRED else []
+    else:
+        try:
+            missing = [name for name in names(value.expression) if name not in graph.variables]
+        except ValueError as error:
+            yield Problem(str(error), origin=value.origin)
+            return
+    for name in missing:
+        near = nearest(name, set(graph.variables) - {name})
+        hint = f"did you mean {near!r}?" if near else f"write -- set {name} = ..., or give {name!r} in trainer_args"
+        yield Problem(f"variable {name!r} has no value", origin=value.origin, hint=hint)
 
 
 def _placed(graph: Graph, node: Node, path: Path, problem: Problem) -> Problem:
@@ -39,13 +59,16 @@ def _placed(graph: Graph, node: Node, path: Path, problem: Problem) -> Problem:
 
 def _node_problems(node: Node) -> Iterator[Problem]:
     """What is wrong with one node; paths begin below it."""
-    module, colon, attributes = node.target.partition(":")
-    if not colon or not module or not attributes:
+    module, attributes = target_parts(node.target)
+    if not module or not attributes:
         yield Problem(f"a target has the form module:attribute, found {node.target!r}")
         return
     try:
         signature = static.signature(node.target)
     except static.NotFoundError as error:
+        if node.target in PLANNED:
+            yield Problem(f"{node.target} is not available yet: {PLANNED[node.target]}", hint="train in one process: trainers/trainer.yaml")
+            return
         near = nearest(error.name, error.known)
         yield Problem(f"{error} (target {node.target!r})", hint=f"did you mean {near!r}?" if near else "")
         return
@@ -82,8 +105,9 @@ def _settings_problems(node: Node) -> Iterator[Problem]:
     cls = locate(node.target)
     if not (isinstance(cls, type) and issubclass(cls, Settings)) or node.args:
         return
-    names = field_names(cls)
-    plain = {name: value for name, value in node.kwargs.items() if name in names and is_plain(value)}
+    known = field_names(cls)
+    given = {name: value.default if isinstance(value, Var) else value for name, value in node.kwargs.items()}
+    plain = {name: value for name, value in given.items() if name in known and is_plain(value) and value is not REQUIRED}
     missing = {name for name in node.kwargs if name not in plain}
     for problem in settings_problems(cls, plain):
         if problem.path not in missing:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from ironloom.errors import Origin
+from ironloom.errors import Origin, Problem
 
 Mode = Literal["call", "factory", "partial", "meta"]
 Path = tuple[str | int, ...]
@@ -33,7 +33,7 @@ class Node:
     """A callable and how it is used.
 
     Attributes:
-        target: ``module:attr.attr`` of the callable.
+        target: ``module:attr.attr`` of the callable, or ``/folder/file.py:attr.attr``.
         mode: ``call``: called once per build and shared; ``factory``: called for each occurrence;
             ``partial``: a callable that takes further arguments, or the target itself when
             there are no arguments; ``meta``: called once with its arguments as they stand in the
@@ -104,11 +104,16 @@ class Graph:
         origins: Origin of every leaf by its path, and of nodes and containers where known. What is
             shared has the path of its first occurrence.
         earlier: What stood at a path before, oldest first: a default, a preset's or base template's value.
+        keys: The user's own names for the value at a path, or for what it is made from, where these differ from the path.
     """
 
     root: dict[str, Any]
     origins: dict[Path, Origin] = field(default_factory=dict)
     earlier: dict[Path, list[Step]] = field(default_factory=dict)
+    variables: dict[str, Origin] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    keys: dict[Path, tuple[str, ...]] = field(default_factory=dict)
 
     def origin(self, path: Path) -> Origin | None:
         """Where the value at ``path`` stands, or else the nearest thing around it."""
@@ -173,3 +178,12 @@ def occurrences(value: Any) -> dict[int, int]:
 def dotted(path: Path) -> str:
     """A path as people write it: ``main.callbacks.0``."""
     return ".".join(map(str, path))
+
+
+def target_parts(target: str) -> tuple[str, str]:
+    """Module or file, and attributes, of a target; empty texts if it has not its form."""
+    file, colon, attributes = target.rpartition(":")
+    if file.endswith(".py") and file.startswith("/"):
+        return file, attributes
+    module, colon, attributes = target.partition(":")
+    return (module, attributes) if colon and ":" not in attributes else ("", "")

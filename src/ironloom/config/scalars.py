@@ -61,6 +61,14 @@ def parse(text: str, tag: str) -> Any:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def plain(text: str) -> Any:
+    """The value of a scalar without quotes and tag."""
+    for tag, pattern, _ in _RULES[:-1]:
+        if re.fullmatch(pattern, text):
+            return parse(text, tag)
+    return text
+
+
 def write(value: Any) -> tuple[str, str]:
     """Tag and text of a leaf.
 

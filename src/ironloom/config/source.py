@@ -5,15 +5,17 @@ Every mistake is a :class:`ConfigError` that names file, line and column. Knows 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from ironloom.config import scalars
+from ironloom.config import scalars, secrets
 from ironloom.config.graph import Path
 from ironloom.errors import ConfigError, Origin, Problem
 
@@ -66,19 +68,20 @@ class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = scalars.resolvers()
 
 
-def compose(text: str, source: str) -> yaml.Node | None:
+def compose(text: str, source: str, loader: Callable[[str], Loader] = Loader) -> yaml.Node | None:
     """The YAML nodes of ``text``, with their marks; None if there is nothing but comments.
 
     Raises:
         ConfigError: For a syntax error, with line and column in ``source``.
     """
     try:
-        return yaml.compose(text, Loader)
+        return yaml.compose(text, cast(Any, loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = Origin(source, mark.line + 1, mark.column + 1) if mark else Origin(source)
         context = f" ({error.context})" if error.context else ""
-        raise ConfigError(Problem(f"is not valid YAML: {error.problem}{context}", origin=origin)) from None
+        hint = _REFERENCE_HINT if mark and _holds_reference(text, mark.line) else ""
+        raise ConfigError(Problem(f"is not valid YAML: {error.problem}{context}", origin=origin, hint=hint)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
@@ -88,6 +91,15 @@ def compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError(Problem("is nested too deeply", origin=Origin(source))) from None
 
 
+_REFERENCE_HINT = "a reference ${NAME} stands alone on its line or in quotes, not bare inside {...} or [...]"
+
+
+def _holds_reference(text: str, line: int) -> bool:
+    """Whether a flow collection in a line or the one above holds a bare reference."""
+    lines = text.splitlines()[max(line - 1, 0) : line + 1]
+    return any(re.search(r"[{\[][^'\"]*\$\{", part) for part in lines)
+
+
 @dataclass
 class Reader:
     """Turns YAML nodes into plain values and notes where each one stands.
@@ -95,9 +107,11 @@ class Reader:
     Attributes:
         source: Name of the file for origins.
         route: Route for origins.
+        environment: Variables that ``${NAME}`` in a scalar stands for; None: such a text is plain.
         values: Origin of each value by path.
         keys: Origin of each key of a mapping by the path of its value.
         problems: What is wrong so far.
+        secrets: For each scalar that refers to a secret its text, and whether it is read as a YAML scalar.
     """
 
     source: str
@@ -105,6 +119,8 @@ class Reader:
     values: dict[Path, Origin] = field(default_factory=dict)
     keys: dict[Path, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    environment: Mapping[str, str] | None = None
+    secrets: dict[Path, tuple[str, bool]] = field(default_factory=dict)
 
     def origin(self, node: yaml.Node) -> Origin:
         """Where a YAML node begins."""
@@ -128,10 +144,32 @@ class Reader:
         """The value of a scalar node."""
         if not node.tag.startswith("tag:yaml.org,2002:"):
             return self.wrong(node, path, f"the tag {node.tag!r} has no meaning here")
+        if self.environment is not None and secrets.refers(node.value):
+            return self._substituted(node, path, self.environment)
+        return self._parsed(node, path)
+
+    def _parsed(self, node: yaml.ScalarNode, path: Path) -> Any:
         try:
             return scalars.parse(node.value, node.tag)
         except ValueError as error:
             return self.wrong(node, path, str(error))
+
+    def _substituted(self, node: yaml.ScalarNode, path: Path, environment: Mapping[str, str]) -> Any:
+        """The value of a scalar with references: without quotes it is what its text is once they are replaced."""
+        typed = node.tag == scalars.STR and node.style is None
+        try:
+            text = secrets.substitute(node.value, environment)
+            value = scalars.plain(text) if typed else scalars.parse(text, node.tag)
+        except ConfigError as error:
+            for problem in error.problems:
+                self.wrong(node, path, problem.message, problem.hint)
+            return None
+        except ValueError:
+            return self.wrong(node, path, f"what {node.value!r} stands for is not of type {node.tag.rpartition(':')[2]}")
+        self.values[path] = dataclasses.replace(self.origin(node), route="environment")
+        if secrets.holds_secret(node.value, environment):
+            self.secrets[path] = (node.value, typed)
+        return value
 
     def items(self, node: yaml.MappingNode, path: Path) -> Iterator[tuple[Any, yaml.Node]]:
         """Keys and value nodes of a mapping, merge keys (``<<``) resolved; a key given twice is a problem."""
@@ -145,17 +183,20 @@ class Reader:
         for key_node, value_node in node.value:
             if key_node.tag == scalars.MERGE:
                 continue
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.startswith("!"):
                 self.wrong(key_node, path, "a key must be a plain text or number")
                 continue
-            key = self.scalar(key_node, path)
-            if key in own:
-                first = self.keys[(*path, key)]
-                self.wrong(key_node, (*path, key), f"the key stands here and in line {first.line}", "keep one of them")
+            key = self._parsed(key_node, path)
+            if key in own and not self.may_repeat(key_node, (*path, key), own[key]):
                 continue
             self.keys[(*path, key)] = self.origin(key_node)
             own[key] = value_node
         yield from {**{key: child for key, child in merged.items() if key not in own}, **own}.items()
+
+    def may_repeat(self, key: yaml.Node, path: Path, before: yaml.Node) -> bool:
+        """Whether a key may be given again, after the value ``before``: a problem, because one of the two would be lost."""
+        self.wrong(key, path, f"the key stands here and in line {self.keys[path].line}", "keep one of them")
+        return False
 
     def _merged(self, node: yaml.Node, value: yaml.Node, path: Path) -> list[yaml.MappingNode]:
         """The mappings that a merge key of ``node`` names; the first that has a key wins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,10 +18,10 @@ def settings_problems(cls: type[Settings], mapping: Mapping[str, Any]) -> list[P
     problems = mapping_problems(cls, mapping)
     if problems:
         return problems
-    hints = typing.get_type_hints(cls)
-    for name, value in mapping.items():
-        nested = hints[name]
-        if isinstance(nested, type) and issubclass(nested, Settings) and isinstance(value, Mapping):
+    schema: Any = cls
+    for name, nested in _nested(schema).items():
+        value = mapping.get(name)
+        if isinstance(value, Mapping):
             problems += [below(name, problem) for problem in settings_problems(nested, value)]
     if problems:
         return problems
@@ -29,6 +30,13 @@ def settings_problems(cls: type[Settings], mapping: Mapping[str, Any]) -> list[P
     except ConfigError as error:
         return error.problems
     return []
+
+
+@functools.cache
+def _nested(cls: Any) -> dict[str, type[Settings]]:
+    """The settings inside of settings, by the key that holds them."""
+    hints = typing.get_type_hints(cls)
+    return {name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Settings)}
 
 
 def below(name: str, problem: Problem) -> Problem:

@@ -5,6 +5,7 @@ from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, ke
 from ironloom.data.corpus import fingerprint, read_documents
 from ironloom.data.loader import Loader, make_loader
 from ironloom.data.order import Permutation
+from ironloom.data.plan import steps_of_epochs
 from ironloom.data.pretrain import PretrainData
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
@@ -29,4 +30,5 @@ __all__ = [
     "prepare",
     "read_documents",
     "split_ranges",
+    "steps_of_epochs",
 ]

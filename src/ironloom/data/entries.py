@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironloom.data.corpus import fingerprint, read_documents
-from ironloom.errors import ConfigError, Problem
+from ironloom.errors import ConfigError, DataError, Problem
 from ironloom.settings.base import mapping_problems
 from ironloom.settings.groups import DatasetEntry
 
@@ -17,19 +17,31 @@ Datasets = Sequence[str | Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Datasets read one after the other, each given by the arguments of ``read_documents``."""
+    """Datasets read one after the other.
+
+    Attributes:
+        sources: For each the arguments of ``read_documents``.
+        names: For each the name that a message about it shows, or None.
+    """
 
     sources: tuple[dict[str, Any], ...]
+    names: tuple[str | None, ...]
 
     @classmethod
     def of(cls, datasets: Datasets) -> Corpus:
         """From entries that :func:`entry_problems` finds right."""
-        return cls(tuple(_arguments(entry) for entry in datasets))
+        names = tuple(None if isinstance(entry, str) else entry.get("name") for entry in datasets)
+        return cls(tuple(_arguments(entry) for entry in datasets), names)
 
     def documents(self) -> Iterator[str]:
         """The texts, see ``corpus.read_documents``."""
-        for arguments in self.sources:
-            yield from read_documents(**arguments)
+        for name, arguments in zip(self.names, self.sources, strict=True):
+            try:
+                yield from read_documents(**arguments)
+            except DataError as error:
+                if name is None:
+                    raise
+                raise DataError(f"{name}: {error}") from error
 
     def key(self) -> str:
         """What identifies the texts."""

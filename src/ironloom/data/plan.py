@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -85,3 +85,8 @@ class BatchPlan:
         positions = np.arange(low, high, dtype=np.int64)
         indices = positions if order is None else order(positions)
         return Request(epoch, self._num_full, low, indices.tolist())
+
+
+def steps_of_epochs(dataset: Sized, samples_per_step: int, epochs: float) -> int:
+    """Optimizer steps in ``epochs`` passes over a dataset, the last of each pass perhaps with fewer samples; at least 1."""
+    return max(1, round(epochs * -(-len(dataset) // samples_per_step)))

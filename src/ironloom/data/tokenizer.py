@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 import xxhash
@@ -19,6 +19,9 @@ import xxhash
 from ironloom.data import tokenizer_files
 from ironloom.errors import ConfigError, DataError
 from ironloom.settings.base import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 END_TOKEN = "<|endoftext|>"
 
@@ -77,6 +80,43 @@ class Tokenizer:
         """The text of ``ids``; ids that are no token, as in a padded vocabulary, give nothing."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    def pad(
+        self, samples: Sequence[Mapping[str, Any]], return_tensors: str = "pt", pad_to_multiple_of: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """A batch of samples, as collators of transformers ask for it.
+
+        Args:
+            samples: Values by name, each a tensor or a sequence of numbers.
+            return_tensors: ``pt``, the only kind there is.
+            pad_to_multiple_of: Fill up to the next multiple of this many tokens.
+
+        Returns:
+            Tensors by name, of shape (samples, longest). ``input_ids`` is filled up on the right with the padding token,
+            ``attention_mask`` with 0.
+
+        Raises:
+            ValueError: If other values differ in length, there is no padding token to fill up with, or ``return_tensors``
+                is another.
+        """
+        import torch
+
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors is 'pt', not {return_tensors!r}")
+        batch = {}
+        for name in samples[0]:
+            rows = [torch.as_tensor(sample[name]) for sample in samples]
+            fill = {"input_ids": self.pad_token_id, "attention_mask": 0}.get(name)
+            length = max((len(row) for row in rows if row.ndim), default=0)
+            if fill is not None:
+                length += -length % (pad_to_multiple_of or 1)
+            short = [row for row in rows if row.ndim and len(row) < length]
+            if short and fill is None:
+                raise ValueError(f"{name!r} differs in length, and there is nothing to fill it up with")
+            if short:
+                rows = [torch.nn.functional.pad(row, (0, length - len(row)), value=fill) for row in rows]
+            batch[name] = torch.stack(rows)
+        return batch
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files from which ``AutoTokenizer.from_pretrained(folder)`` makes an equal tokenizer."""

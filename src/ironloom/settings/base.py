@@ -107,7 +107,7 @@ def mapping_problems(cls: Any, mapping: Mapping[str, Any], prefix: str = "") -> 
     for name, value in mapping.items():
         path = f"{prefix}{name}"
         if name not in fields:
-            problems.append(dataclasses.replace(unknown_key(name, list(fields)), path=path))
+            problems.append(dataclasses.replace(unknown_key(name, list(fields), given=mapping), path=path))
             continue
         annotation = _hints(cls)[name]
         if _is_settings(annotation) and isinstance(value, Mapping):
@@ -123,17 +123,37 @@ def mapping_problems(cls: Any, mapping: Mapping[str, Any], prefix: str = "") -> 
     return problems
 
 
-def unknown_key(name: str, known: Iterable[str], owner: str = "") -> Problem:
-    """The problem of a key that does not exist, with the nearest one that does."""
-    near = nearest(name, known)
+def unknown_key(name: str, known: Iterable[str], owner: str = "", given: Iterable[Any] = ()) -> Problem:
+    """The problem of a key that does not exist, with the nearest one that does; of two, the one that is not ``given``."""
+    near = nearest(name, known, given)
     hint = f"did you mean {near!r}?" if near else "known keys: " + ", ".join(sorted(known))
     return Problem("unknown key" + (f" of {owner}" if owner else ""), path=str(name), hint=hint)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` most likely stands for, or None."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+SLIPS = 2  # so many edits are a slip of the keyboard; beyond, a longer common part counts more
+
+
+def nearest(name: str, known: Iterable[str], given: Iterable[Any] = ()) -> str | None:
+    """The known name that ``name`` most likely stands for, or None; of two equally near, one that is not ``given``."""
+    name, names, taken = str(name), list(known), set(given)
+    matches = difflib.get_close_matches(name, names, n=8, cutoff=0.6)
+    slips = [(_edits(name, match), match in taken, names.index(match), match) for match in matches]
+    close = min((slip for slip in slips if slip[0] <= SLIPS), default=None)
+    return close[-1] if close else next(iter(matches), None)
+
+
+def _edits(left: str, right: str) -> int:
+    """Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the other (Damerau 1964)."""
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        earlier, before, row = before, row, [i]
+        for j, b in enumerate(right, start=1):
+            edits = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                edits = min(edits, earlier[j - 2] + 1)
+            row.append(edits)
+    return row[-1]
 
 
 @functools.cache
@@ -171,12 +191,22 @@ def _checked(cls: type, name: str, value: Any) -> tuple[Any, Problem | None]:
             return value, None
         checked = _adapter(cls, name).validate_python(value)
     except ValidationError as error:
-        return None, Problem(f"expected {_expectation(error)}, found {_shown(value)}", path=name)
+        near = nearest(value, _choices(annotation)) if isinstance(value, str) else None
+        hint = f"did you mean {near!r}?" if near else ""
+        return None, Problem(f"expected {_expectation(error)}, found {_shown(value)}", path=name, hint=hint)
     field = _fields(cls)[name]
     planned = field.metadata.get("planned")
     if planned and checked != field.default:
         return None, Problem(f"{_shown(value)} is not available yet: {planned}", path=name, hint="leave the key out")
     return checked, None
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The texts that an annotation enumerates, also as a part of a union."""
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return [part for part in parts if isinstance(part, str)]
+    return [choice for part in parts for choice in _choices(part)]
 
 
 def _expectation(error: ValidationError) -> str:
@@ -205,6 +235,9 @@ _WANTED = {
     "less_than": "a number less than {lt}",
     "less_than_equal": "a number of at most {le}",
     "finite_number": "a finite number",
+    "callable_type": "a function or class",
+    "is_instance_of": "{class}",
+    "tuple_type": "a tuple",
 }
 
 

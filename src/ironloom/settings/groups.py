@@ -1,4 +1,4 @@
-"""The groups of a grouped configuration, all but ``model``: keys, defaults, ranges. Knows no files.
+"""The groups of a grouped configuration, all but ``model`` and ``data``: keys, defaults, ranges. Knows no files.
 
 A key whose feature does not exist yet is declared with its default and refused by name when it is
 set to anything else.
@@ -6,30 +6,42 @@ set to anything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Lt
 from pydantic import FiniteFloat
 
-from ironloom.errors import ConfigError, Problem
+from ironloom.errors import Problem
 from ironloom.settings.base import Settings, setting
+from ironloom.settings.data import DataFile, DataGroup, DatasetEntry
 from ironloom.settings.model import ModelConfig
+
+__all__ = [
+    "GROUPS",
+    "PRESET",
+    "DataFile",
+    "DataGroup",
+    "DatasetEntry",
+    "InitGroup",
+    "OperationGroup",
+    "OptimGroup",
+    "ParallelGroup",
+    "TrainerGroup",
+    "UtilsGroup",
+]
+
+PRESET = "preset"  # the key that names what a group, or a preset, builds on
 
 Count = Annotated[int, Ge(1)]
 Size = Annotated[int, Ge(0)]
 Rate = Annotated[FiniteFloat, Ge(0)]
 Unit = Annotated[FiniteFloat, Ge(0), Lt(1)]
-Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 Cadence = Literal["log", "checkpoint"]
-Datasets = list[str | dict[str, Any]] | None
 
 DISTRIBUTED = "it comes with distributed training"
 MEMORY = "it comes with activation checkpointing"
-FINE_TUNING = "it comes with fine-tuning"
-TRACKERS = "it comes with trackers"
-PROFILING = "it comes with profiling"
 
 
 @dataclass
@@ -67,71 +79,6 @@ class OperationGroup(Settings):
     no_save: bool = setting(False, "Save no checkpoints.")
     save_dist_ckpt: bool = setting(False, "Each rank saves its own part.", planned=DISTRIBUTED)
     exit_interval: Count | None = setting(None, "Save and stop when the step number is a multiple of this.")
-
-
-@dataclass
-class DatasetEntry(Settings):
-    """One dataset of a list of datasets."""
-
-    name: str | None = setting(None, "A name to show; null: dataset_path.")
-    dataset_path: str | None = setting(None, "A file, a folder, a Hugging Face id, or a built-in corpus.")
-    source: str | None = setting(None, "The same under its other name.")
-    task_type: Literal["pretrain", "sft", "dpo"] | None = setting(None, "What it trains; null: pretrain.")
-    ratio: Annotated[FiniteFloat, Gt(0)] = setting(1.0, "Weight in a mixture.", planned="it comes with mixtures")
-    split: str = setting("train", "Split of a Hugging Face dataset.")
-    subset: str | None = setting(None, "Configuration of a Hugging Face dataset.")
-    text_column: str = setting("text", "Column or field that holds the text.")
-    max_samples: Count | None = setting(None, "Read this many documents at most.")
-    messages_column: str = setting("messages", "Column that holds a conversation.", planned=FINE_TUNING)
-    chosen_column: str | None = setting(None, "Column of the preferred answer.", planned=FINE_TUNING)
-    rejected_column: str | None = setting(None, "Column of the other answer.", planned=FINE_TUNING)
-    chat_template: str | None = setting(None, "Template of a conversation.", planned=FINE_TUNING)
-
-    def problems(self) -> Iterable[Problem]:
-        """What is wrong although every value is right alone."""
-        if (self.dataset_path is None) == (self.source is None):
-            yield Problem("needs dataset_path, or source for short, and not both", path="dataset_path")
-        if self.task_type in ("sft", "dpo"):
-            yield Problem(f"{self.task_type!r} is not available yet: {FINE_TUNING}", path="task_type")
-
-
-@dataclass
-class DataGroup(Settings):
-    """What to read."""
-
-    config_path: str | None = setting(None, "File with the data settings.", planned="write them inline")
-    task_type: Literal["pretrain", "sft", "dpo"] | None = setting(None, "What to train; null: pretrain.")
-    splits: list[Share] = setting(default_factory=lambda: [0.97, 0.029, 0.001], doc="Shares of training, evaluation and test data.")
-    train_datasets: Datasets = setting(None, "Datasets to train on: names, paths or mappings with dataset_path.")
-    eval_datasets: Datasets = setting(None, "Datasets to evaluate on; null: a split of the training data.")
-    test_datasets: Datasets = setting(None, "Datasets to test on; null: a split of the training data.")
-    vocab_size: Annotated[int, Ge(1)] = setting(
-        51200, "Size of a vocabulary that is trained here; one that is loaded may not be larger, if this is given."
-    )
-    pad_to_max_length: bool = setting(False, "Pad every sequence.", planned=FINE_TUNING)
-    pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "Id of the padding; -1: end of text.", planned=FINE_TUNING)
-
-    def problems(self) -> Iterable[Problem]:
-        """What is wrong although every value is right alone."""
-        if self.task_type in ("sft", "dpo"):
-            yield Problem(f"{self.task_type!r} is not available yet: {FINE_TUNING}", path="task_type")
-        if len(self.splits) != 3 or abs(sum(self.splits) - 1) > 1e-6:
-            yield Problem(f"expected three shares whose sum is 1, found {self.splits}", path="splits")
-        elif self.splits[0] == 0:
-            yield Problem("the share of training data is 0", path="splits")
-        for key in ("train_datasets", "eval_datasets", "test_datasets"):
-            for index, entry in enumerate(getattr(self, key) or ()):
-                if isinstance(entry, Mapping):
-                    yield from _entry_problems(entry, f"{key}.{index}.")
-
-
-def _entry_problems(entry: Mapping[str, Any], prefix: str) -> Iterable[Problem]:
-    """What is wrong with one dataset of a list; paths start with ``prefix``."""
-    try:
-        DatasetEntry.from_mapping(entry)
-    except ConfigError as error:
-        return [replace(problem, path=f"{prefix}{problem.path}") for problem in error.problems]
-    return []
 
 
 @dataclass
@@ -190,21 +137,27 @@ class UtilsGroup(Settings):
     """Logging and diagnosis."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting("INFO", "Least level of messages shown.")
-    tensorboard_dir: str | None = setting(None, "Folder for TensorBoard.", planned=TRACKERS)
-    mlflow_tracking_uri: str | None = setting(None, "Address of an MLflow server.", planned=TRACKERS)
-    mlflow_experiment_name: str | None = setting(None, "Experiment in MLflow.", planned=TRACKERS)
-    profile_nsys: bool = setting(False, "Profile with Nsight Systems.", planned=PROFILING)
-    profile_torch: bool = setting(False, "Profile with PyTorch's profiler.", planned=PROFILING)
-    profile_step_start: Size = setting(10, "First step of the profile.", planned=PROFILING)
-    profile_step_end: Size = setting(12, "Last step of the profile.", planned=PROFILING)
+    tensorboard_dir: str | None = setting(None, "Write records for TensorBoard into this folder.")
+    mlflow_tracking_uri: str | None = setting(None, "Record the run in MLflow, at this address or in this folder.")
+    mlflow_experiment_name: str | None = setting(None, "Record the run in MLflow, in this experiment.")
+    profile_nsys: bool = setting(False, "Mark steps and operations for Nsight Systems; needs a CUDA device.")
+    profile_torch: bool = setting(False, "Profile steps with PyTorch's profiler.")
+    profile_step_start: Count = setting(10, "First step of the profile.")
+    profile_step_end: Count = setting(12, "Last step of the profile.")
     profile_ranks: list[Size] = setting(default_factory=lambda: [0], doc="Processes to profile.")
     deterministic: bool = setting(False, "Refuse operations whose result may differ from run to run.")
     report_memory_usage: bool = setting(True, "Report the peak memory at the end.")
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong although every value is right alone."""
-        if self.profile_ranks != [0]:
-            yield Problem(f"{self.profile_ranks} is not available yet: {PROFILING}", path="profile_ranks")
+        if not (self.profile_torch or self.profile_nsys):
+            for key, default in {"profile_step_start": 10, "profile_step_end": 12, "profile_ranks": [0]}.items():
+                if getattr(self, key) != default:
+                    yield Problem("has no effect without a profile", path=key, hint="set profile_torch or profile_nsys")
+        elif self.profile_step_end < self.profile_step_start:
+            yield Problem(f"{self.profile_step_end} is before profile_step_start {self.profile_step_start}", path="profile_step_end")
+        if not self.profile_ranks:
+            yield Problem("expected at least one process", path="profile_ranks")
 
 
 GROUPS: dict[str, type[Settings]] = {

@@ -13,6 +13,7 @@ from ironloom.errors import Problem
 from ironloom.settings.base import Settings, setting
 
 Activation = Literal["gelu", "gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "silu", "relu", "swiglu", "geglu"]
+Tokenizer = Literal["gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece"]
 GATED_ACTIVATIONS = ("swiglu", "geglu")
 PLANNED_TOKENIZERS = ("tiktoken", "sentencepiece")
 
@@ -38,7 +39,8 @@ class PositionalEmbedding(Settings):
             return
         for field in dataclasses.fields(self)[1:]:
             if getattr(self, field.name) != field.default:
-                yield Problem(f"has no effect with type {self.type!r}", path=field.name, hint="set type: rope or leave the key out")
+                hint = f"set type: rope, or leave the key at {field.default:g}"
+                yield Problem(f"has no effect with type {self.type!r}", path=field.name, hint=hint)
 
 
 @dataclasses.dataclass
@@ -66,7 +68,7 @@ class ModelConfig(Settings):
     dropout_mlp: Probability = setting(0.1, "Dropout on the feed-forward output")
     no_bias: bool = setting(False, "Leave out every bias, of linear layers and of norms")
     untie_embed: bool = setting(False, "Give the output its own weights instead of the embedding's")
-    tokenizer_type: Literal["gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece"] = setting("gpt2", "Kind of tokenizer")
+    tokenizer_type: Tokenizer = setting("gpt2", "Kind of tokenizer")
     vocab_name_or_path: str | None = setting("gpt2", "Tokenizer folder or Hugging Face id; null trains one on the corpus")
     positional_embedding: PositionalEmbedding = setting(default_factory=PositionalEmbedding, doc="How positions enter the model")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ironloom.config import source
 from ironloom.config.graph import Graph
 from ironloom.config.groups.assemble import assemble
-from ironloom.config.groups.gathered import gather
+from ironloom.config.groups.read import gather
 from ironloom.config.groups.rules import validate
 
 
@@ -24,5 +24,5 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Graph:
         ConfigError: With every problem of the file, its presets and the overrides, each with its
             place and the nearest valid key.
     """
-    found = gather(path, source.read_text(path), overrides)
+    found = gather(path, source.read_text(path), overrides, os.environ)
     return assemble(validate(found, os.environ), found)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from ironloom.config.graph import Graph, Node, Path
-from ironloom.config.groups.gathered import Gathered
+from ironloom.config import secrets
+from ironloom.config.graph import Graph, Node, Path, Step, dotted
+from ironloom.config.groups.gathered import DATA_FILE, DEFAULT, Gathered
 from ironloom.config.groups.rules import Groups
 from ironloom.config.sourced import Sourced, settle
-from ironloom.errors import Origin
 from ironloom.settings.base import Settings, field_names
 from ironloom.settings.model import ModelConfig
 
-FIXED = Origin("default", route="default")
 ATTRIBUTE = "ironloom.config.targets:attribute"
 
 
@@ -25,24 +25,48 @@ class _Keys:
 
     def __call__(self, path: str) -> Sourced:
         """The value of ``group.key``."""
-        group, _, key = path.partition(".")
-        value = getattr(getattr(self._groups, group), key)
-        return self._deep(value.to_dict() if isinstance(value, Settings) else value, (group, key))
+        value = self._value(path)
+        return self._deep(value.to_dict() if isinstance(value, Settings) else value, tuple(path.split(".")))
 
     def _deep(self, value: Any, path: Path) -> Sourced:
         """A value with its origin, and likewise everything inside it."""
-        if isinstance(value, dict):
-            inside: Any = {name: self._deep(child, (*path, name)) for name, child in value.items()}
+        origin = self._found.origin(path)
+        if path in self._found.secrets:
+            text, typed = self._found.secrets[path]
+            inside: Any = secrets.reference(text, typed=typed, origin=origin)
+        elif isinstance(value, dict):
+            inside = {name: self._deep(child, (*path, name)) for name, child in value.items()}
         elif isinstance(value, list):
             inside = [self._deep(child, (*path, index)) for index, child in enumerate(value)]
         else:
             inside = value
-        return Sourced(inside, self._found.origin(path))
+        return Sourced(inside, origin, self._found.steps(path), (_shown(path),))
 
     def derived(self, value: Any, *paths: str) -> Sourced:
-        """A value that follows from keys; its origin is that of the first that was given."""
-        origins = [self._found.origin(tuple(path.split("."))) for path in paths]
-        return Sourced(value, next((origin for origin in origins if origin.route != "default"), origins[0]))
+        """A value that follows from keys; its origin is that of the first that was given.
+
+        What each of the keys says is what "stood there before".
+        """
+        places: list[Path] = [tuple(path.split(".")) for path in paths]
+        origins = [self._found.origin(place) for place in places]
+        origin = next((origin for origin in origins if origin != DEFAULT), DEFAULT)
+        said = [Step(f"{path} = {self._value(path)!r}", origin) for path, origin in zip(paths, origins, strict=True)]
+        route = "default" if origin == DEFAULT else "derived"
+        return Sourced(value, dataclasses.replace(origin, route=route), said, tuple(map(_shown, places)))
+
+    def settled(self, value: Any, path: str, *others: str) -> Sourced:
+        """The value of a key that was given, or else one that is derived from it and others."""
+        is_own = self._found.given(*path.split(".")) and self._value(path) == value
+        return self(path) if is_own else self.derived(value, path, *others)
+
+    def _value(self, path: str) -> Any:
+        group, _, key = path.partition(".")
+        return getattr(getattr(self._groups, group), key)
+
+
+def _shown(path: Path) -> str:
+    """A key as the user writes it."""
+    return dotted(("data", *path[1:]) if path[0] == DATA_FILE else path)
 
 
 def assemble(groups: Groups, found: Gathered) -> Graph:
@@ -64,7 +88,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         processing_class=tokenizer,
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
-        callbacks=[],
+        callbacks=_callbacks(groups, key),
     )
     return settle(
         {
@@ -81,7 +105,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
 
 
 def _node(target: str, *args: Any, mode: Any = "call", name: str | None = None, **kwargs: Any) -> Node:
-    fixed = tuple(arg if isinstance(arg, Node) else Sourced(arg, FIXED) for arg in args)
+    fixed = tuple(arg if isinstance(arg, Node) else Sourced(arg, DEFAULT) for arg in args)
     return Node(target, mode, fixed, kwargs, name)
 
 
@@ -97,10 +121,11 @@ def _data(groups: Groups, found: Gathered, key: _Keys) -> Node:
         splits=key("data.splits"),
         eval_samples=key("operation.eval_samples"),
         test_samples=key("operation.test_samples"),
-        seq_length=key("model.max_seq_len"),
+        seq_length=key("data_file.seq_length") if groups.data_file.seq_length else key("model.max_seq_len"),
         tokenizer_type=key("model.tokenizer_type"),
         vocab_name_or_path=key("model.vocab_name_or_path"),
         vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
+        cache_dir=key("data_file.preprocessed_dir"),
         name="data",
     )
 
@@ -145,18 +170,40 @@ def _schedule(key: _Keys) -> Node:
     )
 
 
+def _callbacks(groups: Groups, key: _Keys) -> list[Node]:
+    utils, callbacks = groups.utils, []
+    if utils.tensorboard_dir is not None:
+        folder = f"{utils.tensorboard_dir}/{groups.trainer.model_name}"  # a run of its own in TensorBoard
+        writer = key.derived(folder, "utils.tensorboard_dir", "trainer.model_name")
+        callbacks.append(_node("ironloom.callbacks:TBLogger", summary_writer=writer))
+    if utils.mlflow_tracking_uri is not None or utils.mlflow_experiment_name is not None:
+        places: dict[str, Any] = {"tracking_uri": key("utils.mlflow_tracking_uri"), "experiment_name": key("utils.mlflow_experiment_name")}
+        callbacks.append(_node("ironloom.callbacks:MLflowLogger", **places, run_name=key("trainer.model_name")))
+    for is_wanted, name in ((utils.profile_torch, "ProfileCallback"), (utils.profile_nsys, "NsightCallback")):
+        if is_wanted:
+            steps: dict[str, Any] = {"step_start": key("utils.profile_step_start"), "step_end": key("utils.profile_step_end")}
+            callbacks.append(_node(f"ironloom.callbacks:{name}", **steps, ranks=key("utils.profile_ranks")))
+    return callbacks
+
+
 def _arguments(groups: Groups, key: _Keys) -> Node:
     trainer, operation, sizes = groups.trainer, groups.operation, groups.batch
     folder = trainer.model_path or f"output/{trainer.model_name}"
-    batch_keys = ("trainer.micro_batch_size", "trainer.train_batch_size", "trainer.gradient_accumulation_steps")
+    micro, total, accumulation = (
+        "trainer.micro_batch_size",
+        "trainer.train_batch_size",
+        "trainer.gradient_accumulation_steps",
+    )
     kernel = "auto" if trainer.use_flash_attn else "math"
     return _node(
         "ironloom.settings:TrainingArguments",
-        output_dir=key.derived(folder, "trainer.model_path", "trainer.model_name"),
+        output_dir=key.settled(folder, "trainer.model_path", "trainer.model_name"),
         max_steps=key("operation.train_steps"),
-        per_device_train_batch_size=key.derived(sizes.micro, *batch_keys),
-        per_device_eval_batch_size=key.derived(trainer.eval_batch_size or sizes.micro, "trainer.eval_batch_size", *batch_keys),
-        gradient_accumulation_steps=key.derived(sizes.accumulation, *reversed(batch_keys)),
+        per_device_train_batch_size=key.settled(sizes.micro, micro, total, accumulation),
+        per_device_eval_batch_size=key.settled(
+            trainer.eval_batch_size or sizes.micro, "trainer.eval_batch_size", micro, total, accumulation
+        ),
+        gradient_accumulation_steps=key.settled(sizes.accumulation, accumulation, total, micro),
         seed=key("init.seed"),
         bf16=key.derived(groups.model.precision == "bfloat16", "model.precision"),
         fp16=key.derived(groups.model.precision == "float16", "model.precision"),
@@ -173,10 +220,10 @@ def _arguments(groups: Groups, key: _Keys) -> Node:
         eval_on_start=key("trainer.do_eval"),
         save_strategy=key.derived("no" if operation.no_save else "steps", "operation.no_save"),
         save_steps=key("trainer.save_checkpoint_steps"),
-        remove_unused_columns=Sourced(False, FIXED),
-        save_optimizer_state=Sourced(True, FIXED),
-        save_scheduler_state=Sourced(True, FIXED),
-        resume_from_checkpoint=Sourced(True, FIXED),
+        remove_unused_columns=Sourced(False, DEFAULT),
+        save_optimizer_state=Sourced(True, DEFAULT),
+        save_scheduler_state=Sourced(True, DEFAULT),
+        resume_from_checkpoint=Sourced(True, DEFAULT),
         restore_optimizer_state=key("optim.load_checkpoint_optim_state"),
         restore_scheduler_state=key("optim.load_checkpoint_lr_scheduler"),
         exit_steps=key("operation.exit_interval"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from ironloom.config.groups import batch
-from ironloom.config.groups.gathered import Gathered
+from ironloom.config import secrets
+from ironloom.config.groups import across, batch
+from ironloom.config.groups.across import Facts
+from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
+from ironloom.config.groups.owners import with_owner
 from ironloom.config.validate import as_path, below, in_order, is_unknown_key, nearest_origin, settings_problems
-from ironloom.errors import ConfigError, Origin, Problem
-from ironloom.settings.base import Settings, field_names, nearest
+from ironloom.errors import ConfigError, Problem
+from ironloom.settings.data import entries_problems
 from ironloom.settings.groups import (
-    GROUPS,
+    DataFile,
     DataGroup,
     InitGroup,
     OperationGroup,
@@ -24,12 +28,12 @@ from ironloom.settings.groups import (
 )
 from ironloom.settings.model import ModelConfig
 
-PROCESS = {"rank": ("RANK", -1, 0), "local_rank": ("LOCAL_RANK", 0, 0), "world_size": ("WORLD_SIZE", 1, 1)}
+LONG = 8  # a secret of so many characters is looked for in every message
 
 
 @dataclass
 class Groups:
-    """The eight groups, valid, and the batch sizes that follow from them."""
+    """The eight groups, valid, what a data file says besides, and the batch sizes that follow from them."""
 
     model: ModelConfig
     init: InitGroup
@@ -40,6 +44,7 @@ class Groups:
     operation: OperationGroup
     utils: UtilsGroup
     batch: batch.Batch
+    data_file: DataFile = field(default_factory=DataFile)
 
 
 def validate(found: Gathered, environment: Mapping[str, str]) -> Groups:
@@ -52,97 +57,64 @@ def validate(found: Gathered, environment: Mapping[str, str]) -> Groups:
     Raises:
         ConfigError: With every problem of all groups.
     """
-    problems = list(found.problems)
-    groups: dict[str, Any] = {}
-    for name, schema in GROUPS.items():
-        values = found.values.get(name, {})
-        wrong = settings_problems(schema, values)
-        problems += [_with_owner(_placed(found, below(name, problem))) for problem in wrong]
-        if not wrong:
-            groups[name] = schema(**values)
-    sizes = _batch(found, groups, environment)
-    across = [*_environment(groups, environment), *_schedule(groups), *_datasets(groups), *_tokenizer(groups)]
+    wrong = list(found.problems)
+    for name, schema in SCHEMAS.items():
+        given = found.values.get(name, {})
+        problems = settings_problems(schema, given)
+        if problems and schema is DataGroup:  # else they would wait for the keys of the group
+            problems = list(dict.fromkeys([*problems, *entries_problems(given)]))
+        for problem in problems:
+            # What could not even be read has been reported.
+            if not _covered(below(name, problem).path, found.problems):
+                wrong.append(_placed(found, with_owner(below(name, problem), found)))
+    facts = Facts(found, wrong)
+    sizes = across.batch_sizes(facts, environment)
+    problems = [*across.problems(facts, environment), *_secret_problems(found)]
     if isinstance(sizes, Problem):
-        across.append(sizes)
-    problems += [_placed(found, problem) for problem in across]
-    if problems or not isinstance(sizes, batch.Batch):
-        raise ConfigError(in_order(problems))
+        problems.append(sizes)
+    wrong += [_placed(found, problem) for problem in problems]
+    if wrong or not isinstance(sizes, batch.Batch):
+        raise ConfigError(in_order(_shown(problem, found, environment) for problem in wrong))
+    groups: dict[str, Any] = {name: schema(**found.values.get(name, {})) for name, schema in SCHEMAS.items()}
     return Groups(**groups, batch=sizes)
+
+
+def _covered(path: str, problems: list[Problem]) -> bool:
+    return any(path == problem.path or path.startswith(f"{problem.path}.") for problem in problems if problem.path)
 
 
 def _placed(found: Gathered, problem: Problem) -> Problem:
     """The problem with its origin: of the key if that is unknown, else of the value."""
-    path = as_path(problem.path)
-    tables = (found.keys, found.origins) if is_unknown_key(problem) else (found.origins,)
-    return dataclasses.replace(problem, origin=nearest_origin(path, *tables))
-
-
-def _with_owner(problem: Problem) -> Problem:
-    """The problem; of an unknown key that is meant for another group, with that group."""
-    group, _, key = problem.path.partition(".")
-    if not is_unknown_key(problem) or "." in key:
+    if problem.origin is not None:
         return problem
-    for other, schema in GROUPS.items():
-        if key in field_names(schema):
-            return dataclasses.replace(problem, message=f"{key} belongs to {other}", hint=f"write it as {other}.{key}")
-    if nearest(key, field_names(GROUPS[group])) is None:
-        for other, schema in GROUPS.items():
-            near = nearest(key, field_names(schema))
-            if near:
-                return dataclasses.replace(problem, hint=f"did you mean {near!r} of {other}?")
-    return problem
+    path = as_path(problem.path)
+    tables = (found.keys, found.origins) if is_unknown_key(problem) or " belongs to " in problem.message else (found.origins,)
+    return dataclasses.replace(problem, origin=nearest_origin(path, *tables) or found.origins.get(()))
 
 
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, str(default))
-    if not text.isdecimal():
-        raise ConfigError(Problem(f"expected a whole number, found {text!r}", name, Origin("environment", route="environment")))
-    return int(text)
+def _shown(problem: Problem, found: Gathered, environment: Mapping[str, str]) -> Problem:
+    """The problem without what secrets hold, and without names of our own."""
+    held = [value for name, value in environment.items() if secrets.is_secret(name) and len(value) >= LONG]
+    held += [value for value in map(found.value, found.secrets) if isinstance(value, str) and value]
+    message, hint = problem.message, problem.hint
+    for value in sorted(held, key=len, reverse=True):
+        message, hint = (text.replace(repr(value), secrets.HIDDEN).replace(value, secrets.HIDDEN) for text in (message, hint))
+    if any(".".join(map(str, place)).startswith(problem.path or ".") for place in found.secrets):
+        # A value may be shown in part, or as a number.
+        message = re.sub(rf", found (?!{re.escape(secrets.HIDDEN)}$).*", f", found {secrets.HIDDEN}", message)
+    path = f"data{problem.path.removeprefix(DATA_FILE)}" if problem.path.startswith(DATA_FILE) else problem.path
+    return dataclasses.replace(problem, message=message, path=path, hint=hint)
 
 
-def _batch(found: Gathered, groups: Mapping[str, Any], environment: Mapping[str, str]) -> batch.Batch | Problem | None:
-    trainer = groups.get("trainer")
-    if trainer is None:
-        return None
-    micro = trainer.micro_batch_size
-    if not found.given("trainer", "micro_batch_size") and trainer.train_batch_size and trainer.gradient_accumulation_steps:
-        micro = None
-    ranks = _number(environment, "WORLD_SIZE", 1)
-    sizes = batch.resolve(micro, trainer.gradient_accumulation_steps, trainer.train_batch_size, ranks)
-    return below("trainer", sizes) if isinstance(sizes, Problem) else sizes
-
-
-def _environment(groups: Mapping[str, Settings], environment: Mapping[str, str]) -> Iterator[Problem]:
-    """Process numbers in a file can only repeat what the launcher says."""
-    if "parallel" not in groups:
-        return
-    for key, (variable, default, alone) in PROCESS.items():
-        value, actual = getattr(groups["parallel"], key), _number(environment, variable, alone)
-        if value not in (default, actual):
-            message = f"{value} is not what the environment says: {actual}"
-            yield Problem(message, f"parallel.{key}", hint=f"leave the key out; the launcher sets {variable}")
-
-
-def _schedule(groups: Mapping[str, Any]) -> Iterator[Problem]:
-    if "optim" not in groups or "operation" not in groups:
-        return
-    warmup, steps = groups["optim"].warmup_steps, groups["operation"].train_steps
-    if warmup > steps:
-        message = f"the warm-up of {warmup} steps is longer than the run of operation.train_steps {steps}"
-        yield Problem(message, "optim.warmup_steps", hint=f"at most {steps}")
-
-
-def _datasets(groups: Mapping[str, Any]) -> Iterator[Problem]:
-    if "data" not in groups:
-        return
-    data = groups["data"]
-    if not data.train_datasets:
-        yield Problem("nothing to train on", "data.train_datasets", hint="for example: train_datasets: [python-docs]")
-    elif "trainer" in groups and groups["trainer"].do_eval and data.splits[1] == 0 and not data.eval_datasets:
-        yield Problem("evaluates, but there is nothing to evaluate on", "trainer.do_eval", hint="set data.eval_datasets or data.splits")
-
-
-def _tokenizer(groups: Mapping[str, Any]) -> Iterator[Problem]:
-    model = groups.get("model")
-    if model is not None and model.tokenizer_type == "llama" and model.vocab_name_or_path is None:
-        yield Problem("a llama tokenizer is loaded, not trained", "model.vocab_name_or_path", hint="name its folder or Hugging Face id")
+def _secret_problems(found: Gathered) -> list[Problem]:
+    """Secrets in keys that others are derived from, or that are shown."""
+    allowed = ("model.vocab_name_or_path", "data_file.vocab_name_or_path", "data.", "utils.")
+    return [
+        Problem(
+            "a secret would become part of what is shown and written",
+            ".".join(map(str, path)),
+            hint="name the variable without KEY, TOKEN, PASSWORD and the like if it holds no secret",
+        )
+        for path in found.secrets
+        if not ".".join(map(str, path)).startswith(allowed) or path == ("utils", "log_level")
+    ]

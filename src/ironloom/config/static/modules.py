@@ -7,12 +7,17 @@ None, never a guess.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib.util
 import pathlib
+import pkgutil
+import sys
 from dataclasses import dataclass
 
 FunctionDef = ast.FunctionDef | ast.AsyncFunctionDef
+# A module that gathers more modules than this, as the models of transformers do, takes too long to follow.
+_MOST_STARS = 20
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -49,7 +54,8 @@ def find_module(name: str) -> Module:
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top) if top else None
     if spec is None:
-        raise NotFoundError(f"there is no module {top!r}", top, [])
+        known = [*sys.stdlib_module_names, *(found.name for found in pkgutil.iter_modules())]
+        raise NotFoundError(f"there is no module {top!r}", top, known)
     folders = [pathlib.Path(place) for place in spec.submodule_search_locations or ()]
     file = pathlib.Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     is_package = bool(folders)
@@ -62,6 +68,16 @@ def find_module(name: str) -> Module:
         folders = [folder / part for folder in folders if (folder / part).is_dir()]
     tree = ast.parse(file.read_bytes()) if file is not None else None
     return Module(name, tree, is_package, file)
+
+
+@functools.cache
+def find_file(path: str) -> Module:
+    """Parse a Python file that is no module of a package."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        known = [entry.name for entry in file.parent.glob("*.py")]
+        raise NotFoundError(f"there is no file {path!r}", file.name, known)
+    return Module(path, ast.parse(file.read_bytes()), False, file)
 
 
 def _submodule(folders: list[pathlib.Path], part: str) -> tuple[pathlib.Path | None, bool, bool]:
@@ -79,6 +95,8 @@ def _submodule(folders: list[pathlib.Path], part: str) -> tuple[pathlib.Path | N
 
 def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> Found | None:
     """The definition of a module's name, through imports; None if the text does not tell."""
+    if module.name == "builtins" and not hasattr(builtins, name):
+        raise NotFoundError(f"there is no builtin {name!r}", name, dir(builtins))
     if module.tree is None or (module.name, name) in seen:
         return None
     seen = seen | {(module.name, name)}
@@ -91,7 +109,7 @@ def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozens
     if bound is not None:
         return None
     found, certain = _through_stars(module, name, seen)
-    if found is not None or not certain or _is_dynamic(module.tree) or _is_module(f"{module.name}.{name}"):
+    if found is not None or not certain or _is_dynamic(module.tree) or is_module(f"{module.name}.{name}"):
         return found
     known = [found for node in module.tree.body for found in names(node)]
     raise NotFoundError(f"{module.name!r} has no {name!r}", name, known)
@@ -100,12 +118,13 @@ def lookup(module: Module, name: str, seen: frozenset[tuple[str, str]] = frozens
 def _through_stars(module: Module, name: str, seen: frozenset[tuple[str, str]]) -> tuple[Found | None, bool]:
     """The definition of a name in what a module imports with ``*``, and whether a None is certain."""
     assert module.tree is not None
+    stars = [node for node in ast.walk(module.tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    if len(stars) > _MOST_STARS:
+        return None, False
     certain = True
-    for node in ast.walk(module.tree):
-        if not isinstance(node, ast.ImportFrom) or node.names[0].name != "*":
-            continue
+    for node in stars:
         source = _source_of(module, node)
-        if not _is_module(source):
+        if not is_module(source):
             certain = False
             continue
         try:
@@ -147,7 +166,8 @@ def lookup_in(module: Module, prefix: str, name: str) -> Found | None:
     return None
 
 
-def _is_module(name: str) -> bool:
+def is_module(name: str) -> bool:
+    """Whether there is a module of this name."""
     try:
         find_module(name)
     except NotFoundError:

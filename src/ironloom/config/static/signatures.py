@@ -10,6 +10,7 @@ import ast
 import dataclasses
 from dataclasses import dataclass
 
+from ironloom.config.graph import target_parts
 from ironloom.config.static import modules
 from ironloom.config.static.modules import Found, FunctionDef, Module
 
@@ -41,14 +42,15 @@ class Signature:
 
 
 def signature(target: str) -> Signature | None:
-    """The arguments of ``module:attr.attr``; None if its source does not tell.
+    """The arguments of ``module:attr.attr`` or ``/folder/file.py:attr.attr``; None if its source does not tell.
 
     Raises:
         NotFoundError: If there certainly is no such module or attribute.
     """
-    module, _, attributes = target.partition(":")
+    name, attributes = target_parts(target)
     first, *rest = attributes.split(".")
-    found = modules.lookup(modules.find_module(module), first)
+    module = modules.find_file(name) if name.endswith(".py") else modules.find_module(name)
+    found = modules.lookup(module, first)
     is_method = False
     for attribute in rest:
         if found is None or not isinstance(found.node, ast.ClassDef):

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from ironloom.config import scalars
-from ironloom.config.graph import REQUIRED, Graph, Node, Path, Var, children, dotted, is_leaf
+from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Path, Var, children, dotted, is_leaf
 from ironloom.errors import ConfigError, Problem
+
+HEADER = "# Ironloom: a resolved configuration"
 
 
 def dump(graph: Graph) -> str:
@@ -27,7 +29,7 @@ def dump(graph: Graph) -> str:
     dumper.open()
     dumper.serialize(document)
     dumper.close()
-    return stream.getvalue()
+    return f"{HEADER}\n{stream.getvalue()}"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -82,6 +84,8 @@ class _Writer:
         if isinstance(value, Node):
             tag = f"!{value.mode}:{value.target}" + (f"@{value.name}" if value.name else "")
             return yaml.MappingNode(tag, []) if value.kwargs else yaml.SequenceNode(tag, [], flow_style=not value.args)
+        if isinstance(value, Calc):
+            return yaml.ScalarNode("!calc", value.expression)
         if isinstance(value, Var):
             return yaml.ScalarNode("!var", value.name) if value.default is REQUIRED else yaml.MappingNode("!var", [])
         if type(value) is dict:
@@ -104,6 +108,8 @@ class _Writer:
             if value.default is not REQUIRED:
                 default = self.node(value.default, (*path, "default"))
                 node.value = [(self._text("name"), self._text(value.name)), (self._text("default"), default)]
+        elif isinstance(value, Calc):
+            return
         elif type(value) is dict:
             node.value = self._pairs(value, path)
         else:

@@ -1,0 +1,5 @@
+"""The import name ``dream_trainer``: everything in it is Ironloom's."""
+
+from ironloom_compat import forward
+
+forward(__name__)

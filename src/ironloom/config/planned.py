@@ -1,0 +1,14 @@
+"""Targets that configurations may name and that are still to come: what each of them is. ``check`` refuses them by name."""
+
+from __future__ import annotations
+
+_ACCELERATE = "training on several devices with Accelerate"
+_PIPELINE = "training a model in stages on several devices"
+
+PLANNED = {
+    "ironloom.trainer:AccelTrainer": _ACCELERATE,
+    "ironloom.settings:AccelTrainingArguments": _ACCELERATE,
+    "ironloom.trainer:PipelineTrainer": _PIPELINE,
+    "ironloom.settings:PipelineTrainingArguments": _PIPELINE,
+    "ironloom.parallel:DistributedEnvironment": "training in several processes",
+}

@@ -1,0 +1,34 @@
+"""What configurations in Python are written with."""
+
+from ironloom.settings.data import DataGroup as DataParameters
+from ironloom.settings.dream import (
+    BaseConfig,
+    BaseTrainerConfig,
+    CheckpointParameters,
+    Comm,
+    DeviceParameters,
+    DreamTrainerConfig,
+    LoggingParameters,
+    TrainingParameters,
+    WandbLoggingParameters,
+    WandBParameters,
+)
+from ironloom.settings.model import ModelConfig, PositionalEmbedding
+from ironloom.settings.training import TrainingArguments
+
+__all__ = [
+    "BaseConfig",
+    "BaseTrainerConfig",
+    "CheckpointParameters",
+    "Comm",
+    "DataParameters",
+    "DeviceParameters",
+    "DreamTrainerConfig",
+    "LoggingParameters",
+    "ModelConfig",
+    "PositionalEmbedding",
+    "TrainingArguments",
+    "TrainingParameters",
+    "WandBParameters",
+    "WandbLoggingParameters",
+]

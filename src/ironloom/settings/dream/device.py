@@ -1,0 +1,199 @@
+"""Devices of a run in code: parallel sizes, arithmetic, memory. Knows no device and no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BeforeValidator, FiniteFloat
+
+from ironloom.errors import Problem
+from ironloom.settings.base import setting
+from ironloom.settings.dream.base import BaseConfig
+from ironloom.settings.dream.world import visible_devices, world_size
+
+DISTRIBUTED = "it comes with distributed training"
+MEMORY = "it comes with activation checkpointing"
+COMPILER = "it comes with the compiler's options"
+
+Count = Annotated[int, Ge(1)]
+Size = Count | Literal["auto"]
+
+
+def _dtype_name(value: Any) -> Any:
+    """The name of a ``torch.dtype``, whose module need not be imported to know it; anything else as it is."""
+    is_dtype = type(value).__module__ == "torch" and type(value).__name__ == "dtype"
+    return str(value).removeprefix("torch.") if is_dtype else value
+
+
+Dtype = Annotated[Literal["bfloat16", "float16", "float32"], BeforeValidator(_dtype_name)]
+
+
+@dataclass(kw_only=True)
+class Comm(BaseConfig):
+    """Communication between processes."""
+
+    init_timeout_seconds: Count = setting(300, "Patience with a silent rank until the first step.", planned=DISTRIBUTED)
+    train_timeout_seconds: Count = setting(300, "Patience with a silent rank from then on.", planned=DISTRIBUTED)
+    trace_buf_size: Annotated[int, Ge(0)] = setting(20000, "Entries of the flight recorder.", planned=DISTRIBUTED)
+
+
+@dataclass(kw_only=True)
+class DeviceParameters(BaseConfig):
+    """Devices: how a model is spread over them, and in which arithmetic it is trained.
+
+    One parallel size may be ``"auto"``: it takes what the others leave of all processes.
+    """
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = {
+        "_dp_shard": "dp_shard",
+        "_dp_replicate": "dp_replicate",
+        "_tensor_parallel": "tensor_parallel_size",
+        "_context_parallel": "context_parallel_size",
+        "_pipeline_parallel": "pipeline_parallel_size",
+        "tensor_parallel": "tensor_parallel_size",
+        "context_parallel": "context_parallel_size",
+        "pipeline_parallel": "pipeline_parallel_size",
+        "cpu_offload": "offload_parameters",
+    }
+
+    data_parallel_size: Count | None = setting(None, "Replicas times shards; null: dp_replicate x dp_shard.")
+    tensor_parallel_size: Size = setting(1, "Devices that share each layer.")
+    pipeline_parallel_size: Size = setting(1, "Stages that the layers are cut into.")
+    context_parallel_size: Size = setting(1, "Devices that share each sequence.")
+    dp_replicate: Size = setting("auto", "Copies of the model.")
+    dp_shard: Size = setting(1, "Devices that share the weights of one copy.")
+    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.", planned=DISTRIBUTED)
+    force_ddp: bool = setting(False, "Wrap for replication on a single device too.", planned=DISTRIBUTED)
+
+    param_dtype: Dtype = setting("bfloat16", "Arithmetic of the forward and backward pass; the weights are kept in float32.")
+    activation_dtype: Dtype | None = setting(None, "Type of activations; null: param_dtype.")
+    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed.", planned=DISTRIBUTED)
+    error_if_nonfinite: bool = setting(True, "Stop at a loss or gradient that is not finite; false: skip that step.")
+
+    compile_model: bool = setting(False, "Compile the model with torch.compile.")
+    compiled_autograd: bool = setting(False, "Compile the backward pass too.", planned=COMPILER)
+    async_tensor_parallel: bool | None = setting(
+        None, "Overlap the communication of tensor parallelism; null: where there is any and the model is compiled.", planned=DISTRIBUTED
+    )
+    loss_parallel: bool = setting(False, "Compute the loss on split logits.", planned=DISTRIBUTED)
+    context_parallel_rotate_method: Literal["allgather", "alltoall"] = setting(
+        "allgather", "How keys and values go round.", planned=DISTRIBUTED
+    )
+
+    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
+    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(
+        1.0, "Share of the activations that the compiler may keep.", planned=MEMORY
+    )
+    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.", planned=DISTRIBUTED)
+    offload_parameters: bool = setting(False, "Keep weights in host memory.", planned=DISTRIBUTED)
+    comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
+
+    def problems(self) -> Iterable[Problem]:
+        """Combinations that cannot be, and a number of devices that is not there."""
+        data = [name for name in ("dp_replicate", "dp_shard") if getattr(self, name) == "auto"]
+        others = [name for name in _FIXED[1:] if getattr(self, name) == "auto"]
+        # A data-parallel size that is given settles one of its two parts, but not both.
+        autos = [*data, *others] if self.data_parallel_size is None or len(data) > 1 else others
+        if len(autos) > 1:
+            yield Problem(f"at most one size can be 'auto', found {' and '.join(autos)}", autos[1], hint="give the others a number")
+            return
+        if self.force_fsdp and self.force_ddp:
+            yield Problem("force_fsdp and force_ddp exclude each other", "force_ddp", hint="drop one of them")
+        if self.async_tensor_parallel and not self.compile_model:
+            yield Problem("asynchronous tensor parallelism is the compiler's work", "async_tensor_parallel", hint="set compile_model")
+        yield from self._data_parallel_problems()
+        yield from self._world_problems()
+
+    def _data_parallel_problems(self) -> Iterable[Problem]:
+        wanted = self.data_parallel_size
+        if wanted is None:
+            return
+        known = math.prod(size for size in (self.dp_replicate, self.dp_shard) if size != "auto")
+        is_open = "auto" in (self.dp_replicate, self.dp_shard)
+        if wanted % known or (not is_open and wanted != known):
+            message = f"{wanted} is not dp_replicate {self.dp_replicate} x dp_shard {self.dp_shard}"
+            yield Problem(message, "data_parallel_size", hint="leave one of the three out")
+
+    def _world_problems(self) -> Iterable[Problem]:
+        known, is_open = self._known_devices()
+        world, devices = world_size(), visible_devices()
+        sizes = " x ".join(f"{label} {size}" for label, size in self._sizes().items() if size not in (1, "auto"))
+        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto")), "data_parallel_size")
+        if world is not None and (world % known or (not is_open and known != world)):
+            found = f"total devices ({known}) must match the available processes ({world}): {sizes or 'every size is 1'}"
+            yield Problem(found, path, hint="change a size, start as many processes, or set one size to 'auto'")
+        elif world is None and devices is not None and known > devices:
+            yield Problem(f"total devices ({known}) must match available GPUs ({devices}): {sizes}", path, hint="make a size smaller")
+
+    def _sizes(self) -> dict[str, int | str]:
+        data: dict[str, int | str] = {"dp_replicate": self.dp_replicate, "dp_shard": self.dp_shard}
+        if self.data_parallel_size is not None:
+            data = {"data_parallel_size": self.data_parallel_size}
+        names = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+        return {**data, **{name: getattr(self, name) for name in names}}
+
+    def _known_devices(self) -> tuple[int, bool]:
+        """The product of the sizes that are numbers, and whether another one is open."""
+        sizes = self._sizes().values()
+        return math.prod(size for size in sizes if isinstance(size, int)), "auto" in sizes
+
+    def data_parallel(self) -> int | None:
+        """Number of processes that see different data; None while the number of processes is not known."""
+        sizes = self._sizes()
+        parts = [size for name, size in sizes.items() if name.startswith(("dp_", "data_"))]
+        if "auto" not in parts:
+            return math.prod(size for size in parts if isinstance(size, int))
+        world, (known, _) = world_size(), self._known_devices()
+        if world is None or world % known:
+            return None
+        return world // known * math.prod(size for size in parts if isinstance(size, int))
+
+    def unavailable(self) -> Iterable[Problem]:
+        """What can be written here but not run yet: every parallel size above 1, and what is marked so."""
+        yield from super().unavailable()
+        for name, size in self._sizes().items():
+            if isinstance(size, int) and size > 1:
+                yield Problem(f"{size} is not available yet: {DISTRIBUTED}", name, hint="leave the key out")
+        if self.activation_dtype not in (None, self.param_dtype):
+            message = f"{self.activation_dtype!r} beside param_dtype {self.param_dtype!r} is not available yet"
+            yield Problem(message, "activation_dtype", hint="leave the key out")
+        yield from (Problem(each.message, f"comm.{each.path}", hint=each.hint) for each in self.comm.unavailable())
+
+    @classmethod
+    def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
+        """One device; ``options`` are further fields."""
+        return cls(**{"dp_replicate": 1, "dp_shard": 1, **options})
+
+    @classmethod
+    def DDP(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
+        """A whole copy of the model on every device; ``options`` are further fields."""
+        return cls(**{"dp_replicate": "auto", "dp_shard": 1, **options})
+
+    @classmethod
+    def FSDP(cls, tensor_parallel: Size = 1, dp_shard: Size = "auto", **options: Any) -> Self:  # noqa: N802 - the specification's name
+        """One copy of the model, its weights split over all devices.
+
+        Args:
+            tensor_parallel: Devices that share each layer.
+            dp_shard: Devices that share the weights; ``auto``: all that tensor parallelism leaves.
+            **options: Further fields.
+        """
+        return cls(**{"dp_replicate": 1, "dp_shard": dp_shard, "tensor_parallel_size": tensor_parallel, **options})
+
+    @classmethod
+    def HSDP(cls, dp_shard: Size, tensor_parallel: Size = 1, **options: Any) -> Self:  # noqa: N802 - the specification's name
+        """Copies of the model, each split over ``dp_shard`` devices.
+
+        Args:
+            dp_shard: Devices that share the weights of one copy.
+            tensor_parallel: Devices that share each layer.
+            **options: Further fields.
+        """
+        return cls(**{"dp_replicate": "auto", "dp_shard": dp_shard, "tensor_parallel_size": tensor_parallel, **options})
+
+
+_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
