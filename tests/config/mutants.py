@@ -1,5 +1,6 @@
 """Wrong configurations made from right ones: one mistake each, and what a message about it must say."""
 
+import ast
 import random
 import re
 import string
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from ironloom import configs
 from ironloom.config.source import Loader
 from ironloom.settings.base import field_names
 from ironloom.settings.groups import GROUPS, PRESET, DataFile, DatasetEntry
@@ -207,3 +209,32 @@ def templated(text: str, spellings: int = 6, seed: int = 0) -> Iterator[Mutant]:
             if entry[2][0].isdigit() or entry[2].startswith("{{"):
                 yield changed("type", number, *entry.span(2), "many")
                 yield changed("range", number, *entry.span(2), "-7")
+
+
+def coded(text: str, spellings: int = 6, seed: int = 0) -> Iterator[Mutant]:
+    """Mutants of a configuration in Python: of the keywords and values of its settings."""
+    rng = random.Random(seed)
+    lines = text.splitlines(keepends=True)
+    starts = [sum(map(len, lines[:number])) for number in range(len(lines) + 1)]
+
+    def put(kind: str, what: str, node: ast.keyword | ast.expr, new: str, meant: str = "", length: int | None = None) -> Mutant:
+        start = starts[node.lineno - 1] + node.col_offset
+        end = start + length if length is not None else starts[node.end_lineno - 1] + node.end_col_offset
+        return Mutant(kind, f"{what}: {new}", text[:start] + new + text[end:], node.lineno, meant)
+
+    for call in ast.walk(ast.parse(text)):
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        if not hasattr(configs, name):
+            continue
+        known = field_names(getattr(configs, name))
+        for keyword in call.keywords:
+            wrong = {word for word in (one_edit(keyword.arg, rng) for _ in range(spellings)) if word.isidentifier() and word not in known}
+            for word in sorted(wrong):
+                yield put("spelling", f"{keyword.arg} as {word}", keyword, word, repr(keyword.arg), len(keyword.arg))
+            if isinstance(keyword.value, ast.Constant):
+                number = isinstance(keyword.value.value, (int, float)) and not isinstance(keyword.value.value, bool)
+                for value in ("[1]", "{1: 2}", *(('"many"',) if number else ("7.5",))):
+                    yield put("type", keyword.arg, keyword.value, value)
+                if number:
+                    yield put("range", keyword.arg, keyword.value, "-7")
+            yield put("variable", keyword.arg, keyword.value, "no_such_name")

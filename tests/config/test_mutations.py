@@ -4,6 +4,7 @@ A case is a configuration that is right, and what makes wrong ones of it. To add
 ``mutants.grouped``, and lines in ``CASES``.
 """
 
+import functools
 import pathlib
 import shutil
 from collections import Counter
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from config.mutants import Mutant, grouped, templated
+from config.mutants import Mutant, coded, grouped, templated
 from ironloom import config
 from ironloom.config.groups import presets
 from ironloom.errors import ConfigError
@@ -31,28 +32,38 @@ class Case:
     Attributes:
         source: The file that is changed.
         name: Where it lies beside ``main``.
-        mutants: Makes the mutants of its text.
+        mutants: Makes the mutants of its text, with so many misspellings of each key.
+        spellings: How many in the quick test.
         main: The text of the configuration that is loaded, if that is another file.
         around: The folder that it needs around it.
-        least: How many mutants there are at least.
+        least: How many mutants the quick test has at least; the slow one has 500 of every configuration.
     """
 
     source: pathlib.Path
     name: str
-    mutants: Callable[[str], Iterator[Mutant]]
+    mutants: Callable[[str, int], Iterator[Mutant]]
+    spellings: int
     main: str = ""
     around: pathlib.Path | None = None
     least: int = 500
 
 
+def in_groups(text: str, spellings: int, group: str = "") -> Iterator[Mutant]:
+    """Mutants of groups, or of a preset of one."""
+    return grouped(text, group, spellings)
+
+
 CASES = {
-    "quickstart": Case(ROOT / "examples/quickstart.yaml", "run.yaml", lambda text: grouped(text, spellings=7)),
-    "example": Case(HERE / "groups/example.yaml", "run.yaml", lambda text: grouped(text, spellings=12)),
+    "quickstart": Case(ROOT / "examples/quickstart.yaml", "run.yaml", in_groups, 7),
+    "quickstart_template": Case(ROOT / "examples/quickstart_template.yaml", "run.yaml", templated, 2, least=60),
+    "quickstart_code": Case(ROOT / "examples/quickstart.py", "run.py", coded, 2, least=60),
+    "example": Case(HERE / "groups/example.yaml", "run.yaml", in_groups, 12),
     **{
         path.stem: Case(
             path,
             f"model/{path.name}",
-            lambda text: grouped(text, "model", spellings=3),
+            functools.partial(in_groups, group="model"),
+            3,
             f"model: {path.stem}\ndata: {{train_datasets: [python-docs]}}\n",
             least=80,
         )
@@ -60,13 +71,18 @@ CASES = {
     },
     **{
         path.stem: Case(
-            path, f"data/{path.name}", lambda text: grouped(text, "data", spellings=5), f"data: {path.stem}\nmodel: gpt2-small\n", least=40
+            path,
+            f"data/{path.name}",
+            functools.partial(in_groups, group="data"),
+            5,
+            f"data: {path.stem}\nmodel: gpt2-small\n",
+            least=40,
         )
         for path in DATA_PRESETS
     },
     **{
         f"{path.parts[-4]}-{path.stem}": Case(
-            path, str(path.relative_to(ROOT / "examples")), lambda text: templated(text, spellings=4), around=ROOT / "examples", least=1
+            path, str(path.relative_to(ROOT / "examples")), templated, 4, around=ROOT / "examples", least=1
         )
         for path in TEMPLATES
     },
@@ -89,18 +105,38 @@ def at(problem):
 def test_there_is_a_case_for_every_shipped_configuration():
     shipped = [
         *(ROOT / "examples").glob("*.yaml"),
+        *(ROOT / "examples").glob("*.py"),
         *(path for path in presets.LIBRARY.glob("*/*.yaml") if path.parent.name in ("model", "data")),
     ]
     later = {"sft_example.yaml", "dpo_example.yaml"}
     sources = {case.source for case in CASES.values()}
     assert {path.name for path in shipped} - later == {path.name for path in sources} - {"example.yaml"} - {path.name for path in TEMPLATES}
-    assert len(shipped) == 11
+    assert len(shipped) == 13
     assert len(TEMPLATES) >= 4
     assert set(TEMPLATES) <= sources
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_mistakes_are_found_and_misspellings_answered(name, tmp_path, monkeypatch):
+    case = CASES[name]
+    assert judged(name, list(case.mutants(case.source.read_text(encoding="utf-8"), case.spellings)), tmp_path, monkeypatch) >= case.least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_five_hundred_mistakes_are_found(name, tmp_path, monkeypatch):
+    case = CASES[name]
+    text, spellings, mutants = case.source.read_text(encoding="utf-8"), case.spellings, []
+    while len(mutants) < 500:
+        # Drawn again and again, short keys run out of misspellings: each counts once.
+        mutants = list({mutant.text: mutant for mutant in case.mutants(text, spellings)}.values())
+        spellings *= 2
+        assert spellings < 10_000, f"{case.source} has only {len(mutants)} mutants"
+    assert judged(name, mutants, tmp_path, monkeypatch) >= 500
+
+
+def judged(name, mutants, tmp_path, monkeypatch):
+    """Have every mutant checked; returns how many there were."""
     monkeypatch.setenv("WORLD_SIZE", "2" if name == "example" else "1")
     case = CASES[name]
     original = case.source.read_text(encoding="utf-8")
@@ -114,7 +150,7 @@ def test_mistakes_are_found_and_misspellings_answered(name, tmp_path, monkeypatc
     assert problems(main) == []
 
     counts, missed, astray, silent = Counter(), [], [], []
-    for mutant in case.mutants(original):
+    for mutant in mutants:
         file.write_text(mutant.text, encoding="utf-8")
         found = problems(main)
         counts[mutant.kind] += 1
@@ -126,10 +162,10 @@ def test_mistakes_are_found_and_misspellings_answered(name, tmp_path, monkeypatc
         elif mutant.meant and not any(mutant.meant in problem.hint for problem in here):
             silent.append(f"{mutant.what}: {here[0]}")
     total = counts.total()
-    assert total >= case.least
     assert len(missed) <= 0.01 * total, missed
     assert len(astray) <= 0.01 * total, astray
     assert len(silent) <= 0.05 * (counts["spelling"] + counts["group"]), silent
+    return total
 
 
 def test_five_planted_faults_are_reported_together(tmp_path):

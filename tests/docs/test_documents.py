@@ -3,7 +3,7 @@
 Each document has a folder of its own, with a copy of ``examples/``. Fenced blocks mean:
 
 * ``yaml``: written to the file that its first line names; a whole configuration is checked too.
-* ``python``: run as a script.
+* ``python``: run as a script, of the name that its first line may give.
 * ``bash``: each line is a command that succeeds.
 * ``console``: lines after ``$ `` are commands, the others what they show; ``^C`` is pressed once a step is shown.
 * ``text``: what the block before showed.
@@ -47,7 +47,7 @@ SMALL = (
 LONG = "operation.train_steps=100000 operation.eval_interval=100000 trainer.save_checkpoint_steps=100000"
 #: How many blocks each document has, so that none is overlooked.
 BLOCKS = {
-    "README.md": {"console": 3, "text": 2, "bash": 1, "yaml": 1, "python": 1},
+    "README.md": {"console": 3, "text": 2, "bash": 1, "yaml": 2, "python": 2},
     "CONTRIBUTING.md": {"bash": 2, "python": 5},
     "docs/callbacks.md": {"python": 2, "text": 2},
     "docs/checkpoints.md": {"bash": 1, "python": 1, "text": 1, "console": 1},
@@ -133,7 +133,8 @@ class Reader:
             assert config.check(config.load(file)) == []
 
     def _python(self, block: Block) -> str:
-        script = self.folder / f"line_{block.line}.py"
+        name = re.match(r"# (\S+\.py)\n", block.text)
+        script = self.folder / (name[1] if name else f"line_{block.line}.py")
         script.write_text(block.text, encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.chdir(self.folder):
             runpy.run_path(str(script), run_name="__main__")

@@ -10,7 +10,6 @@ import pytest
 
 from ironloom import config
 from ironloom.config import projects
-from ironloom.config.compare import differences
 from ironloom.config.graph import Calc, Node, Var, is_leaf, walk
 from ironloom.config.projects.meta import LIBRARY
 
@@ -208,65 +207,6 @@ def test_data_and_model_of_ones_own_train_by_command(write, tmp_path):
     again = [*command[:-1], str(tmp_path / "out/run.yaml"), "main.args.output_dir=again"]
     done = subprocess.run(again, cwd=tmp_path.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-QUICKSTART = """\
--- extends 'trainers/trainer.yaml'
-
--- block data_definition
-    !singleton:ironloom.data:PretrainData@data
-        train_datasets: [python-docs]
-        splits: [0.95, 0.05, 0.0]
-        eval_samples: 32
-        test_samples: 100
-        seq_length: 256
-        tokenizer_type: bbpe
-        vocab_name_or_path: null
-        vocab_size: 4096
--- endblock data_definition
-
--- block optimizer
-    !partial:ironloom.optim:adamw
-        lr: 2e-3
-        betas: [0.9, 0.95]
-        weight_decay: 0.1
--- endblock optimizer
-
--- block lr_scheduler
-    !partial:ironloom.optim:warmup_anneal
-        kind: cosine
-        warmup_steps: 50
-        min_lr: 2e-4
-        total_steps: !var "max_steps"
--- endblock lr_scheduler
-
--- block trainer_args
-    output_dir: output/quickstart
-    max_steps: 400
-    per_device_train_batch_size: 8
-    per_device_eval_batch_size: 8
-    seed: 1337
-    bf16: true
-    logging_steps: 20
-    eval_strategy: steps
-    eval_steps: 100
-    eval_on_start: true
-    save_steps: 200
-    save_optimizer_state: true
-    save_scheduler_state: true
-    resume_from_checkpoint: true
-    report_memory: true
--- endblock trainer_args
-"""
-
-
-def test_the_quickstart_as_a_template_is_the_run_of_its_groups(write):
-    template = config.load(write(QUICKSTART))
-    groups = config.load(EXAMPLES / "quickstart.yaml")
-    assert config.check(template) == []
-    assert differences(template, groups, list(groups.root)) == []
-    changed = config.load(write(QUICKSTART), ["trainer_args.seed=1", "optimizer.lr=1e-3"])
-    assert {found.path for found in differences(changed, groups, list(groups.root))} == {"trainer_args.seed", "optimizer.lr"}
 
 
 def test_examples_run_from_any_clone(tmp_path, small_text, monkeypatch):

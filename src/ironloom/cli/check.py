@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
+import typer
+
 from ironloom.cli.configuration import ConfigurationWords, load_checked, split
 from ironloom.config.summary import summary
 
 
-def check(words: ConfigurationWords) -> None:
+def check(
+    words: ConfigurationWords,
+    nproc: Annotated[int | None, typer.Option("--nproc", min=1, help="Check for a run of so many processes.")] = None,
+) -> None:
     """Look for mistakes in a configuration, without running it.
 
     Exit code 0: none; 2: all of them are printed, with their places.
 
     Example: ironloom check examples/quickstart.yaml optim.max_lr=1e-3
     """
-    path, overrides, arguments, _ = split(words)
+    if nproc is not None:
+        os.environ["WORLD_SIZE"] = str(nproc)
+    path, overrides, arguments, _ = split(words, own=("--nproc",))
     graph = load_checked(path, overrides, arguments)
     print(f"{path}: ok")
     line = summary(graph)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from ironloom.config import static
+from ironloom.config import extras, static
 from ironloom.config.build import locate
 from ironloom.config.calculate import names
 from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Path, Var, dotted, is_plain, target_parts, walk
@@ -77,6 +77,7 @@ def _node_problems(node: Node) -> Iterator[Problem]:
         return
     if signature is not None:
         yield from _binding_problems(node, signature)
+    yield from extras.missing(node)
     if module == SETTINGS or module.startswith(f"{SETTINGS}."):
         yield from _settings_problems(node)
 

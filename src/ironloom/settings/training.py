@@ -20,6 +20,9 @@ Size = Annotated[int, Ge(0)]
 Unit = Annotated[float, Ge(0), Lt(1)]
 
 
+Report = Literal["none", "tensorboard", "wandb", "mlflow"]
+
+
 @dataclass
 class TrainingArguments(Settings):
     """How to train: schedule, optimisation, logging, evaluation, saving, data loading, numerics.
@@ -102,7 +105,7 @@ class TrainingArguments(Settings):
     report_memory: bool = setting(False, "Report the peak memory at the end.")
     exit_steps: Count | None = setting(None, "Save and stop when the step number is a multiple of this.")
     disable_tqdm: bool = setting(False, "No progress bar and no log lines.")
-    report_to: Literal["none"] | list[Literal["none"]] = setting("none", "Trackers: none yet.")
+    report_to: Report | list[Report] = setting("none", "Trackers to log to: tensorboard (in logging_dir), wandb, mlflow; none: none.")
 
     def problems(self) -> Iterable[Problem]:
         """Combinations that cannot work, although every value is right alone."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ironloom.callbacks import CallbackHandler, MetricsWriter, ProgressCallback, TrainerControl, TrainerState
+from ironloom.callbacks.report import trackers
 from ironloom.checkpoint.failures import SaveFailed
 from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.manifest import verify
@@ -78,7 +79,7 @@ class BaseTrainer(ExtensibleTrainer):
         self.device = choose_device(self.args.use_cpu)
         self.model: nn.Module = model if model is not None else self._new_model()
         defaults = [MetricsWriter] if self.args.disable_tqdm else [MetricsWriter, ProgressCallback]
-        self.callback_handler = CallbackHandler([*defaults, *(callbacks or [])])
+        self.callback_handler = CallbackHandler([*defaults, *trackers(self.args), *(callbacks or [])])
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
         self.train_dataloader: Any = None
