@@ -13,7 +13,7 @@ from ironloom import configs
 from ironloom.config.source import Loader
 from ironloom.settings.base import field_names
 from ironloom.settings.groups import GROUPS, PRESET, DataFile, DatasetEntry
-from ironloom.settings.model import PositionalEmbedding
+from ironloom.settings.model import ModelConfig, PositionalEmbedding
 from ironloom.settings.training import TrainingArguments
 
 LETTERS = string.ascii_lowercase + "_"
@@ -173,14 +173,14 @@ def _on_nothing(text: str, entries: list[Entry]) -> Iterator[Mutant]:
 
 
 # Blocks of a template whose keys are arguments that are checked, and those whose values are checked too.
-ARGUMENTS = ("trainer_args", "optimizer", "lr_scheduler", "trainer_callbacks")
+ARGUMENTS = ("trainer_args", "optimizer", "lr_scheduler", "trainer_callbacks", "data_definition", "model_definition")
 SETTINGS = ("trainer_args",)
 
 
 def templated(text: str, spellings: int = 6, seed: int = 0) -> Iterator[Mutant]:
     """Mutants of a template: of the arguments in its blocks, of the templates it names, of the variables it uses."""
     rng = random.Random(seed)
-    lines, block, known = text.splitlines(), "", field_names(TrainingArguments)
+    lines, block, known = text.splitlines(), "", [*field_names(TrainingArguments), *field_names(ModelConfig)]
 
     def changed(kind: str, number: int, start: int, end: int, new: str, meant: str = "") -> Mutant:
         line = lines[number][:start] + new + lines[number][end:]
@@ -193,7 +193,8 @@ def templated(text: str, spellings: int = 6, seed: int = 0) -> Iterator[Mutant]:
         if statement:
             block = statement[2] if statement[1] == "block" else "" if statement[1] == "endblock" else block
             if statement[1] in ("extends", "include"):
-                yield changed("include", number, *statement.span(2), f"{statement[2]}x")
+                for name in sorted({one_edit(statement[2], rng) for _ in range(spellings)} - {statement[2]}):
+                    yield changed("include", number, *statement.span(2), name)
             continue
         entry = re.match(r"\s*([a-z_]\w*): (.+)", line)
         if not entry or block not in ARGUMENTS:

@@ -9,17 +9,14 @@ from ironloom.config.explain import Explanation, explain, explain_file, history,
 from ironloom.config.graph import Graph, Node, Step, is_leaf, walk
 from ironloom.errors import ConfigError, Origin
 from ironloom.settings.groups import GROUPS
+from shipped import CONFIGURATIONS, label
 
-ROOT = pathlib.Path(__file__).parents[2]
 PRESET = "{num_layers: 3, d_model: 32, d_ffn: 64, num_attention_heads: 2, head_dim: 16, max_seq_len: 32, tokenizer_type: byte}\n"
 GROUPED = """\
 model: {preset: mini, num_layers: 4}
 data: {train_datasets: [python-docs]}
 trainer: {micro_batch_size: 4, train_batch_size: 8}
 """
-SHIPPED = sorted(
-    [ROOT / "examples/quickstart.yaml", *(ROOT / "examples").glob("*/*/templates/configs/*.yaml"), *(ROOT / "examples").glob("*/*/*.py")]
-)
 
 
 @pytest.fixture
@@ -151,7 +148,7 @@ def test_lines_for_people():
     assert table([Explanation("main.x", ("group.y",), steps)]) == ["main.x  null  override  command line  group.y"]
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", CONFIGURATIONS, ids=label)
 def test_every_leaf_of_every_shipped_configuration_is_explained(file):
     graph = config.load(file)
     leaves = [path for path, value in walk(graph.root) if path and is_leaf(value)]
@@ -162,7 +159,3 @@ def test_every_leaf_of_every_shipped_configuration_is_explained(file):
         assert explanation.steps, path
         assert explanation.steps[-1].origin.source, path
         assert explain(graph, ".".join(map(str, path)))[0].steps == explanation.steps
-
-
-def test_how_many_configurations_are_shipped():
-    assert len(SHIPPED) >= 5

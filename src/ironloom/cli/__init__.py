@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after ``ironloom``; those of the process by default.
     """
+    # Looking for plug-ins of pydantic among all installed packages would be a tenth of what `check` may take.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words[: words.index("--")] if "--" in words else words
     with_trace = "--traceback" in own

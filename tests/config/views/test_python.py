@@ -4,7 +4,6 @@ import ast
 import builtins
 import keyword
 import math
-import pathlib
 import pickle
 import sys
 
@@ -17,6 +16,7 @@ from ironloom.config.build import build
 from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Var, children, is_leaf
 from ironloom.config.views import python
 from ironloom.errors import ConfigError
+from shipped import CONFIGURATIONS, label
 
 TARGETS = ["viewtoys:Thing", "viewtoys:Thing.make", "viewtoys:sum", "viewtoys:construct", "viewtoys:UNSET"]
 NAMES = ["a", "b", "class", "two-words", "list", "args", "kwargs", "partial", "cache", "Thing", "construct", "9", "UNSET", "None"]
@@ -25,7 +25,6 @@ LEAVES = st.one_of(
 )
 
 
-ROOT = pathlib.Path(__file__).parents[3]
 GROUPED = """\
 data: {train_datasets: [python-docs]}
 model: {tokenizer_type: byte, num_layers: 1, d_model: 16, d_ffn: 16, head_dim: 8, num_attention_heads: 2}
@@ -259,14 +258,7 @@ def test_a_run_from_groups_builds_the_same_trainer(write):
     assert everything.count("PretrainData(") == 1, "what is shared is made once"
 
 
-SHIPPED = sorted([ROOT / "examples/quickstart.yaml", *(ROOT / "examples").glob("*/*/templates/configs/*")])
-
-
-def test_how_many_configurations_are_shipped():
-    assert len(SHIPPED) >= 5
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", CONFIGURATIONS, ids=label)
 def test_a_shipped_configuration_builds_the_same_objects(toys, file):
     """With a recorder in place of every target: what is called with what, how often, and what is shared."""
     graph = config.load(file)
