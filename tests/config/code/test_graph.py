@@ -358,3 +358,11 @@ def test_secrets_of_the_environment_are_written_as_references(write, monkeypatch
     assert build(again.root["data"].kwargs["train_datasets"]) == ["s3://s3cr3t-value/corpus"]
     monkeypatch.setenv("TRACKER_TOKEN", "another-value")
     assert build(node.kwargs["token"]) == "another-value"
+
+
+def test_a_short_secret_is_hidden_where_it_is_the_whole_text(write, monkeypatch):
+    monkeypatch.setenv("TRACKER_TOKEN", "abcd")
+    text = config_with(callbacks='[JsonLogger(token=os.environ["TRACKER_TOKEN"], place="abcdef")]')
+    shown = tagged.dump(code.load(write(f"import os\nfrom ironloom.callbacks import JsonLogger\n{text}")))
+    assert "${TRACKER_TOKEN}" in shown
+    assert "token: abcd" not in shown and "place: abcdef" in shown

@@ -6,7 +6,8 @@ import os
 
 from ironloom.config.secrets import is_secret
 
-SHORTEST = 8  # what is shorter is found in too many texts by accident
+# What is shorter is found in too many texts by accident; a text that is nothing else may be shorter.
+SHORTEST, SHORTEST_WHOLE = 8, 4
 
 
 def referring(text: str) -> str | None:
@@ -14,6 +15,7 @@ def referring(text: str) -> str | None:
     found = text.replace("${", "$${")
     plain = found
     for name, value in sorted(os.environ.items(), key=lambda item: len(item[1]), reverse=True):
-        if len(value) >= SHORTEST and value in found and is_secret(name):
+        least = SHORTEST_WHOLE if value == text else SHORTEST
+        if len(value) >= least and value in found and is_secret(name):
             found = found.replace(value, f"${{{name}}}")
     return None if found == plain else found
