@@ -372,3 +372,21 @@ def test_wrong_use_of_the_options_before_the_command(ironloom, template):
 def test_the_program_has_two_names():
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"ironloom": "ironloom.cli:main", "fgcli.py": "ironloom.cli:main"}
+
+
+def test_check_for_more_processes(capsys, tmp_path, monkeypatch):
+    """The arithmetic of the batch is that of the run that is meant."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "data: {train_datasets: [python-docs]}\ntrainer: {micro_batch_size: 2, gradient_accumulation_steps: 2, train_batch_size: 8}\n"
+        "model: {tokenizer_type: byte}\n"
+    )
+    for processes, code in ((2, 0), (3, 2)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["check", str(file), "--nproc", str(processes)])
+        assert ended.value.code == code
+    assert "data-parallel size 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["check", str(file)])
+    assert ended.value.code == 2
