@@ -69,8 +69,8 @@ utils: {tensorboard_dir: boards, profile_torch: true, profile_step_start: 3, pro
 -- extends 'trainers/trainer.yaml'
 -- block data_definition
     !singleton:ironloom.data:PretrainData@data
-        {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0], tokenizer_type: byte, vocab_name_or_path: null, seq_length: 32,
-         eval_samples: 8, test_samples: 100}
+        {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0], tokenizer_type: byte, vocab_name_or_path: null, vocab_size: null,
+         seq_length: 32, eval_samples: 8, test_samples: 100}
 -- endblock data_definition
 -- block model_definition
     !partial:ironloom.models:build_decoder
