@@ -34,7 +34,7 @@ class MLflowLogger(Tracker):
 
     def __init__(self, tracking_uri: str | os.PathLike[str] | None = None, experiment_name: str | None = None, run_name: str | None = None):
         super().__init__()
-        require("mlflow", "mlflow", "MLflowLogger")
+        require("mlflow", "MLflowLogger")
         self._uri, self._experiment, self._name = tracking_uri, experiment_name or "Default", run_name
         self._run_id: str | None = None
         self._client: Any = None

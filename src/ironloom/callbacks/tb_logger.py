@@ -30,7 +30,7 @@ class TBLogger(Tracker):
 
     def __init__(self, summary_writer: Any, experiment_info: Mapping[str, Any] | None = None, **info: Any):
         super().__init__()
-        require("tensorboard", "tensorboard", "TBLogger")
+        require("tensorboard", "TBLogger")
         self._folder = os.fspath(summary_writer) if isinstance(summary_writer, (str, os.PathLike)) else None
         if self._folder is None and not callable(getattr(summary_writer, "add_scalar", None)):
             raise ConfigError(f"summary_writer must be a SummaryWriter or a folder, found {type(summary_writer).__name__}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from abc import abstractmethod
 from typing import Any
@@ -10,20 +9,22 @@ from typing import Any
 from ironloom.callbacks.base import TrainerCallback
 from ironloom.callbacks.records import scalars
 from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.config.extras import absent
 from ironloom.errors import ConfigError
 from ironloom.settings.training import TrainingArguments
 
 logger = logging.getLogger("ironloom")
 
 
-def require(package: str, extra: str, who: str) -> None:
+def require(package: str, who: str) -> None:
     """Say at construction, before anything is trained, that a package is missing; it is not imported.
 
     Raises:
         ConfigError: If it is not installed.
     """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f'{who} needs the package {package}, which is not installed: pip install "ironloom[{extra}]"')
+    problems = list(absent(package, who))
+    if problems:
+        raise ConfigError(problems)
 
 
 class Tracker(TrainerCallback):

@@ -49,7 +49,7 @@ class LoggerCallback(Tracker):
         experiment: str | None = None,
     ):
         super().__init__()
-        require("wandb", "wandb", "LoggerCallback")
+        require("wandb", "LoggerCallback")
         self._parameters = _parameters(parameters)
         self._code_dir = code_dir if code_dir is not None or not self._parameters.log_code else "."
         self._project, self._group, self._experiment = self._parameters.project or project, group, experiment

@@ -8,27 +8,29 @@ from collections.abc import Iterator
 from ironloom.config.graph import Node
 from ironloom.errors import Problem
 
-# By target: the package, and the extra of this distribution that brings it.
+# The package by target; the extra of this distribution that brings it has the package's name.
 NEEDED = {
-    "ironloom.callbacks:TBLogger": ("tensorboard", "tensorboard"),
-    "torch.utils.tensorboard:SummaryWriter": ("tensorboard", "tensorboard"),
-    "ironloom.callbacks:LoggerCallback": ("wandb", "wandb"),
-    "ironloom.callbacks:MLflowLogger": ("mlflow", "mlflow"),
+    "ironloom.callbacks:TBLogger": "tensorboard",
+    "torch.utils.tensorboard:SummaryWriter": "tensorboard",
+    "ironloom.callbacks:LoggerCallback": "wandb",
+    "ironloom.callbacks:MLflowLogger": "mlflow",
 }
+PACKAGES = frozenset(NEEDED.values())
 ARGUMENTS = "ironloom.settings:TrainingArguments"
 
 
 def missing(node: Node) -> Iterator[Problem]:
     """A problem for each package that a node needs and that is not installed; paths begin below the node."""
     if node.target in NEEDED:
-        yield from _missing(node.target.rpartition(":")[2], *NEEDED[node.target], path="")
+        yield from absent(NEEDED[node.target], node.target.rpartition(":")[2])
     if node.target == ARGUMENTS:
         wanted = node.kwargs.get("report_to", "none")
         for name in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else ():
-            if name in ("tensorboard", "wandb", "mlflow"):
-                yield from _missing(f"report_to {name}", name, name, path="report_to")
+            if name in PACKAGES:
+                yield from absent(name, f"report_to {name}", path="report_to")
 
 
-def _missing(who: str, package: str, extra: str, path: str) -> Iterator[Problem]:
+def absent(package: str, who: str, path: str = "") -> Iterator[Problem]:
+    """A problem if the package that ``who`` needs is not installed; it is not imported."""
     if importlib.util.find_spec(package) is None:
-        yield Problem(f"{who} needs the package {package}, which is not installed", path, hint=f'pip install "ironloom[{extra}]"')
+        yield Problem(f"{who} needs the package {package}, which is not installed", path, hint=f'pip install "ironloom[{package}]"')

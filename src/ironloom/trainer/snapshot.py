@@ -167,16 +167,6 @@ def _assign(target: Any, values: dict[str, Any]) -> None:
             setattr(target, field.name, values[field.name])
 
 
-def bytes_of_model(model: nn.Module, optimizer_copies: int) -> int:
-    """Upper estimate of a checkpoint's size in bytes: weights and as many copies as the optimizer keeps."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _distinct(model))
-    return size * (1 + optimizer_copies)
-
-
-def _distinct(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
 def is_model_folder(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds model weights, in safetensors or in older formats."""
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
