@@ -54,6 +54,7 @@ class TextgenCallback(TrainerCallback):
         self._settings = _settings(generation_config, max_new_tokens)
         self._every = generation_steps
         self._file: RecordFile | None = None
+        self._takes_part = False
         problems = []
         if not self._prompts or not all(isinstance(prompt, str) and prompt for prompt in self._prompts):
             problems.append(Problem(f"expected texts that are not empty, found {self._prompts}", path="prompts"))
@@ -66,9 +67,12 @@ class TextgenCallback(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """See that this model can generate; drop what a run that was set back will write again."""
-        if not state.is_world_process_zero:
+        self._takes_part = state.is_world_process_zero or _is_spread(kwargs["model"])
+        if not self._takes_part:
             return
         _check(kwargs["model"], kwargs["processing_class"], self._prompts[0], self._settings)
+        if not state.is_world_process_zero:
+            return
         if self._every is None and args.eval_strategy == "no":
             raise ConfigError("TextgenCallback generates at each evaluation, but there is none: set generation_steps or eval_strategy")
         self._file = RecordFile(log_folder(args) / "textgen.jsonl")
@@ -82,31 +86,38 @@ class TextgenCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Generate, unless steps were given."""
-        if self._every is None and self._file is not None:
+        if self._every is None:
             self._generate_all(args, state, kwargs["model"], kwargs["processing_class"])
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Later evaluations are not those of training."""
-        self._file = None
+        self._file, self._takes_part = None, False
 
     def close(self) -> None:
         """Training ended by an error."""
-        self._file = None
+        self._file, self._takes_part = None, False
 
     def _generate_all(self, args: TrainingArguments, state: TrainerState, model: Any, tokenizer: Any) -> None:
         from ironloom.device import random_key
 
-        if self._file is None:
+        if not self._takes_part:
             return
         step = state.global_step
         for number, prompt in enumerate(self._prompts):
             text = continued(model, tokenizer, prompt, self._settings, random_key("textgen", args.seed, step, number))
+            if self._file is None:
+                continue
             self._file.append({"step": step, "prompt": prompt, "text": text})
             logger.info("step %d: %s | %s", step, *(" ".join(part.split()) for part in (prompt, text)))
             if self._writer is not None:
                 self._writer.add_text(f"textgen/{number}", f"**{prompt}**{text}", step)
         if self._writer is not None:
             self._writer.flush()
+
+
+def _is_spread(model: Any) -> bool:
+    """Whether processes share the model's weights: then all of them must run it, or none can."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
 
 
 def continued(model: Any, tokenizer: Any, prompt: str, settings: Mapping[str, Any], key: int) -> str:

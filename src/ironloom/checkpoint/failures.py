@@ -50,4 +50,6 @@ def _advice(number: int | None) -> str:
         return "Raise the file size limit (ulimit -f), or write smaller shards."
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "Make the output_dir writable, or choose another one."
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return "Make sure that the output_dir is one and the same folder on every node, and that nothing else removes files in it."
     return "Check the disk that holds the output_dir, or choose another output_dir."

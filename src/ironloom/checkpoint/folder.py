@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time as clock
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ironloom.checkpoint.discovery import (
     leftover_folders,
 )
 from ironloom.checkpoint.failures import SaveFailed, save_failed
-from ironloom.checkpoint.manifest import MANIFEST, write_manifest
+from ironloom.checkpoint.manifest import MANIFEST, FileEntry, write_manifest
 from ironloom.errors import ResourceError
 
 
@@ -66,22 +66,48 @@ class CheckpointFolder:
             SaveFailed: If the disk did not take it. Nothing of it is left; others are untouched.
             ValueError: If ``step`` is negative.
         """
+        staging = self.begin(step, expected_bytes)
+        try:
+            write(staging)
+            return self.finish(step, info)
+        except Exception as error:
+            refusal = as_os_error(error, staging)
+            if refusal is None:
+                raise
+            raise self.failure(step, refusal, expected_bytes) from error
+        finally:
+            self.abandon(step)
+
+    def begin(self, step: int, expected_bytes: int | None = None) -> Path:
+        """Make the hidden folder for the files of a checkpoint; :meth:`finish` or :meth:`abandon` follows.
+
+        Raises:
+            SaveFailed: If the disk cannot take it.
+            ValueError: If ``step`` is negative.
+        """
         if step < 0:
             raise ValueError(f"step must be 0 or more, found {step}")
         staging = self._hidden(step, "saving")
         try:
             self._stage(staging, expected_bytes)
-            write(staging)
-            write_manifest(staging, step, info, time=self._next_time())
-            return self._publish(staging, step)
-        except Exception as error:
-            refusal = as_os_error(error, staging)
-            if refusal is None:
-                raise
-            raise self._failure(step, refusal, expected_bytes) from error
-        finally:
-            # Gone after a success. What cannot be removed now never counts, and clean() tries again.
-            shutil.rmtree(staging, ignore_errors=True)
+        except OSError as error:
+            raise self.failure(step, error, expected_bytes) from error
+        return staging
+
+    def finish(self, step: int, info: dict[str, Any], known: Mapping[str, FileEntry] | None = None) -> Path:
+        """Write the manifest (``known``: see there) and give the staged files their name; :meth:`abandon` if this raises."""
+        staging = self._hidden(step, "saving")
+        write_manifest(staging, step, info, time=self._next_time(), known=known)
+        return self._publish(staging, step)
+
+    def abandon(self, step: int) -> None:
+        """Remove what is staged of a checkpoint, nothing after :meth:`finish`; what cannot be removed never counts."""
+        shutil.rmtree(self._hidden(step, "saving"), ignore_errors=True)
+
+    def failure(self, step: int, error: OSError, expected_bytes: int | None = None) -> SaveFailed:
+        """What a failed save means; what was staged is removed first, so that the free bytes are those of the next attempt."""
+        self.abandon(step)
+        return save_failed(step, error, needed=expected_bytes, free=self.free_bytes())
 
     def complete(self) -> list[Checkpoint]:
         """The complete checkpoints, by recorded time, then step. Sizes are compared, contents are not read."""
@@ -156,11 +182,19 @@ class CheckpointFolder:
             self._retire(path)
         return deleted
 
+    def free_bytes(self) -> int | None:
+        """Free bytes on the disk; None where the file system does not say."""
+        try:
+            usage = shutil.disk_usage(self.root)
+        except OSError:
+            return None
+        return usage.free if usage.total else None
+
     def _stage(self, staging: Path, expected_bytes: int | None) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         if staging.exists():
             shutil.rmtree(staging)
-        free = _free_bytes(self.root)
+        free = self.free_bytes()
         if expected_bytes is not None and free is not None and expected_bytes > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
         staging.mkdir()
@@ -182,10 +216,6 @@ class CheckpointFolder:
         with contextlib.suppress(OSError):  # the save is done; clean() tries again
             _delete(aside)
         return final
-
-    def _failure(self, step: int, error: OSError, expected_bytes: int | None) -> SaveFailed:
-        shutil.rmtree(self._hidden(step, "saving"), ignore_errors=True)
-        return save_failed(step, error, needed=expected_bytes, free=_free_bytes(self.root))
 
     def _retire(self, path: Path) -> None:
         doomed = path.with_name(f".{path.name.removeprefix('.').removesuffix('.old')}.deleting")
@@ -216,12 +246,3 @@ def _delete(path: Path) -> None:
         return
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def _free_bytes(folder: Path) -> int | None:
-    """Free bytes on the disk of ``folder``; None where the file system does not say."""
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError:
-        return None
-    return usage.free if usage.total else None

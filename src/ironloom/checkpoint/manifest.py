@@ -7,11 +7,12 @@ out of the folder, symbolic links and wrong types are damages like any other.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -61,7 +62,9 @@ class Manifest:
         return sum(entry.size for entry in self.files.values())
 
 
-def write_manifest(folder: Path, step: int, info: dict[str, Any], *, time: float | None = None) -> Manifest:
+def write_manifest(
+    folder: Path, step: int, info: dict[str, Any], *, time: float | None = None, known: Mapping[str, FileEntry] | None = None
+) -> Manifest:
     """Hash every file in ``folder``, have everything on the disk, then write the manifest.
 
     Args:
@@ -69,12 +72,18 @@ def write_manifest(folder: Path, step: int, info: dict[str, Any], *, time: float
         step: The optimizer step, 0 or more.
         info: JSON data; tuples become lists, keys become texts.
         time: Seconds since 1970 to record; now if None.
+        known: Files that were measured by whoever wrote them.
 
     Raises:
         ValueError: If the folder holds something else than files and folders.
-        OSError: If a file cannot be read or the disk is full.
+        OSError: If a file cannot be read or the disk is full, or a known file is not there as it was measured.
     """
-    files = {name: FileEntry(*_measured(folder / name)) for name in _files_below(folder)}
+    known = known or {}
+    files = {name: known.get(name) or measured(folder / name) for name in _files_below(folder)}
+    for name, entry in known.items():
+        if name not in files or (folder / name).stat().st_size != entry.size:
+            message = "was written by another process, but is not there as it was written (is the folder the same on every node?)"
+            raise OSError(errno.EIO, message, str(folder / name))
     manifest = Manifest(step, clock.time() if time is None else time, files, info)
     content = {
         "format": FORMAT,
@@ -157,6 +166,11 @@ def _damage(folder: Path, name: str, entry: FileEntry, deep: bool, progress: Cal
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
     return ""
+
+
+def measured(path: Path) -> FileEntry:
+    """Size and hash of a file."""
+    return FileEntry(*_measured(path))
 
 
 def _measured(path: Path, progress: Callable[[int], None] | None = None) -> tuple[int, str]:

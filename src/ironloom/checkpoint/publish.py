@@ -8,10 +8,13 @@ from pathlib import Path
 
 from ironloom.atomic import as_os_error, fsync_folder, fsync_tree
 from ironloom.errors import ResourceError
+from ironloom.weights.layout import remove_other_weights
 
 
 def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a staging folder, then move its files over those in ``folder``.
+
+    Weights that lie there in other files are removed, so that no loader takes the old ones for the new.
 
     Raises:
         ResourceError: If the disk is full or ``folder`` cannot be written; its files are as before.
@@ -22,8 +25,11 @@ def publish_files(folder: Path, write: Callable[[Path], None]) -> None:
         staging.mkdir(parents=True)
         write(staging)
         fsync_tree(staging)
-        for file in sorted(staging.iterdir()):
-            file.replace(folder / file.name)
+        names = sorted(file.name for file in staging.iterdir())
+        for name in names:
+            (staging / name).replace(folder / name)
+        if any(name.endswith(".safetensors") for name in names):
+            remove_other_weights(folder, names)
         fsync_folder(folder)
     except Exception as error:
         refusal = as_os_error(error, staging)

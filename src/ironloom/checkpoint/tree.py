@@ -7,10 +7,11 @@ values of a fixed list of types and nothing else, so a file from anywhere cannot
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from ironloom.checkpoint.leaves import (
     unpack_tensor,
 )
 from ironloom.errors import CheckpointError
-from ironloom.weights.tensors import not_storable, read_json, read_tensors, write_tensors
+from ironloom.weights.parts import TensorPart
+from ironloom.weights.sharded import is_sharded, local_part
+from ironloom.weights.stored import StoredTensor, resolve, stored_tensors
+from ironloom.weights.tensors import NATIVE, not_storable, read_json
 
 FORMAT = 1
 
@@ -51,12 +55,12 @@ def pack(tree: Any) -> tuple[Any, dict[str, torch.Tensor]]:
     Raises:
         TypeError: For any other object, naming its place in the tree and what to do.
     """
-    packer = _Packer()
+    packer = Packer()
     return packer.pack(tree, ()), packer.tensors
 
 
-def unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """The tree that :func:`pack` split.
+def unpack(value: Any, tensors: Mapping[str, torch.Tensor | StoredTensor]) -> Any:
+    """The tree that :func:`pack` split; stored tensors stay on the disk.
 
     Raises:
         CheckpointError: If ``value`` is malformed or names a tensor that is not there.
@@ -79,11 +83,15 @@ def save_tree(tree: Any, folder: Path, name: str) -> None:
     value, tensors = pack(tree)
     weights = folder / f"{name}.safetensors"
     if tensors:
-        write_tensors(tensors, weights)
+        TensorPart(weights.name, tensors, {}).write(folder)
     else:
         weights.unlink(missing_ok=True)
-    content = {"format": FORMAT, "num_tensors": len(tensors), "tree": value}
-    write_bytes_atomic(folder / f"{name}.json", json.dumps(content).encode("ascii"))
+    write_bytes_atomic(folder / f"{name}.json", encoded(value, len(tensors)))
+
+
+def encoded(value: Any, num_tensors: int) -> bytes:
+    """The content of ``name.json``."""
+    return json.dumps({"format": FORMAT, "num_tensors": num_tensors, "tree": value}).encode("ascii")
 
 
 def load_tree(folder: Path, name: str) -> Any:
@@ -92,28 +100,58 @@ def load_tree(folder: Path, name: str) -> Any:
     Raises:
         CheckpointError: If a file is missing, damaged, or of another format.
     """
+    with opened_tree(folder, name) as tree:
+        return resolve(tree)
+
+
+@contextlib.contextmanager
+def opened_tree(folder: Path, name: str) -> Iterator[Any]:
+    """The tree in ``name.json`` with its tensors still on the disk (``StoredTensor``), to be read inside of the context.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or of another format.
+    """
     path = folder / f"{name}.json"
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or "tree" not in content:
         raise CheckpointError(f"{path} is not a stored tree of format {FORMAT}")
-    tensors = read_tensors(folder / f"{name}.safetensors") if content.get("num_tensors") else {}
-    try:
-        return unpack(content["tree"], tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    no_tensors: contextlib.AbstractContextManager[dict[str, StoredTensor]] = contextlib.nullcontext({})
+    with stored_tensors(folder, name) if content.get("num_tensors") else no_tensors as tensors:
+        try:
+            tree = unpack(content["tree"], tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        yield tree
 
 
-class _Packer:
-    def __init__(self) -> None:
+class Packer:
+    """Turns values into JSON and collects their tensors.
+
+    Args:
+        sharded: Take DTensors too; they are collected as they are.
+
+    Attributes:
+        tensors: What was collected, by the names that the JSON refers to.
+    """
+
+    def __init__(self, *, sharded: bool = False) -> None:
+        self.sharded = sharded
         self.tensors: dict[str, torch.Tensor] = {}
         self._open: set[int] = set()
 
     def pack(self, value: Any, path: tuple[Any, ...]) -> Any:
+        """JSON of ``value``, which stands at ``path`` of the tree.
+
+        Raises:
+            TypeError: If it cannot be stored.
+        """
         plain = pack_plain(value)
         if plain is not NotImplemented:
             return plain
         if isinstance(value, torch.Tensor):
-            fault = not_storable(value)
+            fault = not_storable(local_part(value) if self.sharded else value)
+            if not fault and is_sharded(value) and value.dtype not in NATIVE:
+                fault = f"a DTensor of {value.dtype}"
             if fault:
                 raise TypeError(f"{_shown(path)} cannot be stored: {fault}")
             return self._store(path, *pack_tensor(value))
@@ -145,7 +183,7 @@ class _Packer:
         if type(value) is dict and "$" not in value and all(type(key) is str and key.isascii() for key in value):
             return {key: self.pack(item, (*path, key)) for key, item in value.items()}
         pairs = [[self.pack(key, (*path, key)), self.pack(item, (*path, key))] for key, item in value.items()]
-        return {"$": _MAPPINGS[type(value)], "items": pairs}
+        return packed_pairs(pairs, _MAPPINGS[type(value)])
 
     def _store(self, path: tuple[Any, ...], entry: dict[str, Any], tensor: torch.Tensor) -> dict[str, Any]:
         readable = ".".join(map(str, path)).encode("ascii", "backslashreplace").decode("ascii")
@@ -158,7 +196,12 @@ class _Packer:
         return entry | {"key": key}
 
 
-def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def packed_pairs(pairs: list[list[Any]], kind: str = "dict") -> dict[str, Any]:
+    """JSON of a mapping of any keys, from that of its keys and values."""
+    return {"$": kind, "items": pairs}
+
+
+def _unpack(value: Any, tensors: Mapping[str, torch.Tensor | StoredTensor]) -> Any:
     if isinstance(value, list):
         return [_unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -167,9 +210,10 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return {key: _unpack(item, tensors) for key, item in value.items()}
     tag = value["$"]
     if tag == "tensor":
-        return unpack_tensor(value, tensors[value["key"]])
+        stored = tensors[value["key"]]
+        return stored if "dtype" not in value else unpack_tensor(value, resolve(stored))
     if tag == "array":
-        return unpack_array(value, tensors[value["key"]])
+        return unpack_array(value, resolve(tensors[value["key"]]))
     if tag in _SEQUENCE_TYPES:
         return _SEQUENCE_TYPES[tag](_unpack(item, tensors) for item in value["items"])
     if tag in _MAPPING_TYPES:

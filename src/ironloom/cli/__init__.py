@@ -16,6 +16,7 @@ from ironloom.errors import ConfigError, Interrupted, IronloomError
 # Command: where its function or typer app is, and its line in the list of commands.
 COMMANDS = {
     "train": ("ironloom.cli.train:train", "Train the run that a configuration describes."),
+    "launch": ("ironloom.cli.launch:launch", "Write what starts a run on a cluster: SLURM, torchrun, Kubernetes."),
     "check": ("ironloom.cli.check:check", "Look for mistakes in a configuration, without running it."),
     "ls": ("ironloom.cli.ls:ls", "List the configurations of a project or folder."),
     "explain": ("ironloom.cli.explain:explain", "Tell where a value came from."),

@@ -10,5 +10,4 @@ PLANNED = {
     "ironloom.settings:AccelTrainingArguments": _ACCELERATE,
     "ironloom.trainer:PipelineTrainer": _PIPELINE,
     "ironloom.settings:PipelineTrainingArguments": _PIPELINE,
-    "ironloom.parallel:DistributedEnvironment": "training in several processes",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ SHORT = 512
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose query heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245)."""
+    """Multi-head attention whose query heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245).
+
+    Attributes:
+        attend: Mixes values; :func:`attend`, or what is put in its place, say by those who spread a sequence over processes.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        self.is_grouped = config.num_key_value_heads != config.num_attention_heads
+        self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor] = attend
         self.dropout = config.dropout_attn
         bias = not config.no_bias
         query_width = config.num_attention_heads * config.head_dim
@@ -54,15 +59,30 @@ class Attention(nn.Module):
             keys = rotate(keys, *turns)
         dropout = self.dropout if self.training else 0.0
         values = self.v_proj(x).view(heads)
-        options: dict[str, Any] = {"dropout_p": dropout, "is_causal": mask is None, "enable_gqa": self.is_grouped}
-        if mask is None and not dropout and length <= SHORT and values.device.type == "cpu" and values.dtype is not torch.float32:
-            mixed = _plain(queries, keys, values)
-        else:
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, **options
-            )
+        mixed = self.attend(queries, keys, values, mask, dropout)
         out = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return F.dropout(out, dropout) if dropout else out
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Causal attention by PyTorch's kernels.
+
+    Args:
+        queries: ``[B, S, H, head_dim]``.
+        keys: ``[B, S, G, head_dim]``; H is a multiple of G.
+        values: As the keys.
+        mask: As in :meth:`Attention.forward`.
+        dropout: Probability with which a weight of the softmax is dropped.
+
+    Returns:
+        ``[B, H, S, head_dim]``.
+    """
+    length, device = queries.shape[1], values.device.type
+    if mask is None and not dropout and length <= SHORT and device == "cpu" and values.dtype is not torch.float32:
+        return _plain(queries, keys, values)
+    is_grouped = queries.shape[2] != keys.shape[2]
+    options: dict[str, Any] = {"dropout_p": dropout, "is_causal": mask is None, "enable_gqa": is_grouped}
+    return F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, **options)
 
 
 def _plain(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -81,11 +101,13 @@ def causal_padding_mask(attention_mask: Tensor) -> Tensor:
     Every position sees itself, padding too, so that no row of the softmax is empty and no NaN arises.
 
     Args:
-        attention_mask: ``[B, S]``, 0 at padding.
+        attention_mask: ``[B, S]``, 0 at padding. One of four dimensions says already what each query sees, and is returned.
 
     Returns:
         Boolean ``[B, 1, S, S]``.
     """
+    if attention_mask.ndim == 4:
+        return attention_mask
     length, device = attention_mask.shape[1], attention_mask.device
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=device)

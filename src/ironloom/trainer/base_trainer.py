@@ -20,9 +20,13 @@ from ironloom.checkpoint.failures import SaveFailed
 from ironloom.checkpoint.folder import CheckpointFolder
 from ironloom.checkpoint.manifest import verify
 from ironloom.checkpoint.publish import publish_files
-from ironloom.device import choose_device, seed_everything
+from ironloom.device import seed_everything
 from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceError
+from ironloom.parallel.environment import DistributedEnvironment
+from ironloom.parallel.team import Team, make_team
+from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.publishing import publish_together
 from ironloom.trainer.snapshot import is_model_folder, write_model
 from ironloom.trainer.types import ExtensibleTrainer
 
@@ -47,6 +51,9 @@ class BaseTrainer(ExtensibleTrainer):
         AssertionError: If there is neither a model nor a ``model_init``.
         ConfigError: (a ``ValueError``) for arguments that are wrong or do not fit each other.
     """
+
+    #: How several processes share the work; without it each holds a copy of the model.
+    device_parameters: DeviceParameters | None = None
 
     def __init__(
         self,
@@ -76,7 +83,10 @@ class BaseTrainer(ExtensibleTrainer):
         self.model_init = model_init
         self.state = TrainerState()
         self.control = TrainerControl()
-        self.device = choose_device(self.args.use_cpu)
+        self.environment = DistributedEnvironment(use_cpu=self.args.use_cpu)
+        self.device = self.environment.device
+        self._team: Team | None = None
+        self._tell_place()
         self.model: nn.Module = model if model is not None else self._new_model()
         defaults = [MetricsWriter] if self.args.disable_tqdm else [MetricsWriter, ProgressCallback]
         self.callback_handler = CallbackHandler([*defaults, *trackers(self.args), *(callbacks or [])])
@@ -85,6 +95,32 @@ class BaseTrainer(ExtensibleTrainer):
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
         self._best_checkpoint_before: str | None = None
+
+    # Processes
+
+    @property
+    def team(self) -> Team:
+        """The processes of this run; they meet when it is first asked for.
+
+        Raises:
+            ConfigError: If ``device_parameters`` do not fit their number.
+        """
+        if self._team is None:
+            self._team = make_team(self.environment, self.device_parameters)
+        return self._team
+
+    def phase(self, name: str, step: int) -> None:
+        """What the loop begins to do, for those who watch over several processes; they put a method of theirs in its place.
+
+        Args:
+            name: ``data``, ``forward``, ``optimizer``, ``log``, ``evaluate`` or ``save``.
+            step: Number of the optimizer step, from 1.
+        """
+
+    def _tell_place(self) -> None:
+        """Write into the state whether this process speaks for all."""
+        self.state.is_world_process_zero = self.environment.is_main_process
+        self.state.is_local_process_zero = self.environment.is_local_main_process
 
     # Callbacks
 
@@ -132,8 +168,9 @@ class BaseTrainer(ExtensibleTrainer):
         self.emit("on_log", logs=record)
 
     def warn(self, message: str) -> None:
-        """Tell the user about something that went wrong but does not end the run."""
-        logger.warning(message)
+        """Tell the user, once for all processes, about something that went wrong but does not end the run."""
+        if self.environment.is_main_process:
+            logger.warning(message)
 
     # Models on disk
 
@@ -150,10 +187,11 @@ class BaseTrainer(ExtensibleTrainer):
             ResourceError: If the disk is full or the folder cannot be written.
         """
 
-        def write(folder: Path) -> None:
-            write_model(self.unwrapped_model(), self.processing_class, folder)
-
-        publish_files(Path(output_dir or self.args.output_dir), write)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.team.is_alone:
+            publish_files(folder, lambda staging: write_model(self.unwrapped_model(), self.processing_class, staging))
+        else:
+            publish_together(self.unwrapped_model(), self.processing_class, folder, self.team.peers)
 
     def push_to_hub(self, repo_id: str, commit_message: str = "End of training", token: str | None = None) -> str:
         """Save the model and upload it to the Hugging Face hub; checkpoints and logs stay here.
@@ -262,10 +300,18 @@ class BaseTrainer(ExtensibleTrainer):
         step = self.state.global_step
         best = self.state.best_global_step == step
         info = {"epoch": self.state.epoch, "best": best}
-        path = self.checkpoints.save(step, self._write_checkpoint, info)
+        if self.team.is_alone:
+            path = self.checkpoints.save(step, self._write_checkpoint, info)
+        else:
+            path = self._save_together(step, info)
         best_path = self.state.best_model_checkpoint
-        self.checkpoints.retain(self.args.save_total_limit, protect=[Path(best_path)] if best_path else [])
+        protected = [Path(best_path)] if best_path else []
+        self.team.on_first(lambda: self.checkpoints.retain(self.args.save_total_limit, protect=protected))
         return str(path)
+
+    @abstractmethod
+    def _save_together(self, step: int, info: dict[str, Any]) -> Path:
+        """Save a checkpoint of several processes, each of which calls this; its path."""
 
     @abstractmethod
     def _write_checkpoint(self, folder: Path) -> None:
@@ -282,7 +328,8 @@ class BaseTrainer(ExtensibleTrainer):
             path = self._save_checkpoint()
         except SaveFailed as error:
             self.warn(f"{error}; training goes on")
-            if self.state.best_global_step == step and not self._validate_checkpoint(str(self.checkpoints.path(step))):
+            path_of_step = str(self.checkpoints.path(step))
+            if self.state.best_global_step == step and not self.team.on_first(lambda: self._validate_checkpoint(path_of_step)):
                 self.state.best_model_checkpoint = self._best_checkpoint_before
             return None
         except ResourceError as error:

@@ -95,13 +95,15 @@ class NativeEngine:
             keep_freed_memory()
         self._math_attention = args.attention_kernel == "math"
         self._forward: Callable[..., Any] = model
-        if args.torch_compile:
-            self._forward = torch.compile(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
         self.optimizer, self.scheduler = optimizer, scheduler
         self.configured = hyperparameters(optimizer)
+
+    def compile(self, args: TrainingArguments) -> None:
+        """Compile the model as a whole."""
+        self._forward = torch.compile(self.model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
 
     def weight(self, batches: Sequence[Batch]) -> int:
         """Targets of all micro-batches."""
@@ -120,18 +122,22 @@ class NativeEngine:
         for index, batch in enumerate(batches):
             if index:
                 substep()
-            if not self.model.training:  # a callback that generated or evaluated left it so
-                self.model.train()
-            seed_everything(random_key(*key, index))
-            part, _ = self._run(batch, divisor)
-            if part.requires_grad:
-                # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
-                mean = part / divisor
-                (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
-            elif self._weight(batch):
-                raise no_gradient()
-            loss_sum += part.item()
+            loss_sum += self._micro_batch(batch, divisor, random_key(*key, index))
         return loss_sum
+
+    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+        """Forward and backward of one micro-batch; its loss sum."""
+        if not self.model.training:  # a callback that generated or evaluated left it so
+            self.model.train()
+        seed_everything(key)
+        part, _ = self._run(batch, divisor)
+        if part.requires_grad:
+            # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
+            mean = part / divisor
+            (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
+        elif self._weight(batch):
+            raise no_gradient()
+        return part.item()
 
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
         """Clip by the global L2 norm, as ``torch.nn.utils.clip_grad_norm_`` does."""

@@ -9,15 +9,17 @@ import torch
 
 from ironloom.errors import ConfigError
 from ironloom.objectives import choose_objective
+from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
 from ironloom.trainer.engine import NativeEngine, placed
 from ironloom.trainer.evaluation import evaluate, joined
 from ironloom.trainer.loaders import build_loader
+from ironloom.trainer.parallel_engine import make_engine
 from ironloom.trainer.types import EvalPrediction, PredictionOutput
 
 
 class EvaluatingTrainer(BaseTrainer):
-    """Evaluates and predicts on one device.
+    """Evaluates and predicts, in one process or several.
 
     Takes the arguments of :class:`BaseTrainer` and:
 
@@ -25,6 +27,7 @@ class EvaluatingTrainer(BaseTrainer):
         compute_loss_func: ``f(outputs, labels, num_items_in_batch)``, divided by ``num_items_in_batch``.
         compute_metrics: ``f(EvalPrediction)`` -> further metrics of an evaluation.
         preprocess_logits_for_metrics: ``f(logits, labels)`` -> what is kept of the logits for it.
+        device_parameters: How several processes share the work; by default each holds a copy of the model.
     """
 
     def __init__(
@@ -33,11 +36,13 @@ class EvaluatingTrainer(BaseTrainer):
         compute_loss_func: Callable[..., torch.Tensor] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, Any], torch.Tensor] | None = None,
+        device_parameters: DeviceParameters | None = None,
         **kwargs: Any,
     ):
         self.compute_loss_func = compute_loss_func
         self.compute_metrics = compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.device_parameters = device_parameters
         super().__init__(*args, **kwargs)
         self._engine: NativeEngine | None = None
 
@@ -95,6 +100,7 @@ class EvaluatingTrainer(BaseTrainer):
             need_labels=need_labels,
             after_batch=lambda: self.emit("on_prediction_step"),
             stop=stop,
+            team=self.team,
         )
         if result is None:
             return None
@@ -126,8 +132,10 @@ class EvaluatingTrainer(BaseTrainer):
         """The engine of the model; ``loader`` gives a batch to try if the kind of the model's loss is not known."""
         if self._engine is None or self._engine.model is not self.model:
             self._check_precision()
-            self.model.to(self.device)
-            self._engine = NativeEngine(self.model, self._objective(loader), self.args, self.device)
+            if self.team.is_alone:
+                self.model.to(self.device)
+            objective = self._objective(loader)
+            self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
         return self._engine
 
     def _check_precision(self) -> None:
@@ -155,7 +163,7 @@ class EvaluatingTrainer(BaseTrainer):
 
     def _objective(self, loader: Any) -> Any:
         def first_batch() -> Any:
-            return placed(next(iter(loader.iterate(0)), {}), self.device)
+            return placed(next(iter(loader.iterate(0)), {}) or {}, next(self.model.parameters()).device)
 
         is_overridden = type(self).compute_loss is not EvaluatingTrainer.compute_loss
         compute_loss = self.compute_loss if is_overridden else None
@@ -164,7 +172,18 @@ class EvaluatingTrainer(BaseTrainer):
     # Data
 
     def _loader(self, dataset: Any, training: bool) -> Any:
-        return build_loader(dataset, self.args, self.model, self.data_collator, self.processing_class, self.device, training)
+        place = self.team.place
+        return build_loader(
+            dataset,
+            self.args,
+            self.model,
+            self.data_collator,
+            self.processing_class,
+            self.device,
+            training,
+            place.data_rank,
+            place.data_size,
+        )
 
     def _eval_loader(self, dataset: Any) -> Any:
         return self._loader(dataset, training=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from ironloom.device import random_key, seed_everything
 from ironloom.errors import DataError
 from ironloom.objectives.base import IGNORE_INDEX, batch_size
-from ironloom.trainer.engine import NativeEngine
+from ironloom.parallel.team import Team
+from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
 
 
 @dataclass
@@ -38,6 +40,26 @@ class Evaluation:
     seconds: float = 0.0
     predictions: list[torch.Tensor] = field(default_factory=list)
     labels: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, step: EvalStep, batch: Batch, keep: Callable[[torch.Tensor, Any], torch.Tensor] | None, labels_key: str) -> None:
+        """Count one batch; ``keep`` and ``labels_key`` as in :func:`evaluate`."""
+        self.loss_sum += step.loss_sum
+        self.weight += step.weight
+        self.samples += batch_size(batch)
+        if keep is not None and step.logits is not None:
+            labels = batch.get(labels_key, batch.get("shift_labels"))
+            self.predictions.append(keep(step.logits, labels).float().cpu())
+            if isinstance(labels, torch.Tensor):
+                self.labels.append(labels.cpu())
+
+    def unite(self, team: Team) -> None:
+        """Make the sums those of all processes, and the kept tensors those of all in the order of the data."""
+        self.loss_sum, weight, samples = team.sum([self.loss_sum, self.weight, self.samples])
+        self.weight, self.samples = int(weight), int(samples)
+        if any(team.gather(bool(self.predictions))):
+            parts = team.gather((self.predictions, self.labels))
+            self.predictions = _in_order([predictions for predictions, _ in parts])
+            self.labels = _in_order([labels for _, labels in parts])
 
     @property
     def loss(self) -> float:
@@ -64,6 +86,7 @@ def evaluate(
     need_labels: bool = True,
     after_batch: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
+    team: Team | None = None,
 ) -> Evaluation | None:
     """Run the model over a data set in evaluation mode.
 
@@ -76,9 +99,10 @@ def evaluate(
         need_labels: Whether a batch without labels is an error; else it gives logits and no loss.
         after_batch: Called after each batch.
         stop: Asked before each batch; True ends the evaluation without a result.
+        team: The processes that evaluate parts of the data.
 
     Returns:
-        The sums, or None if it was stopped.
+        The sums over all processes, or None if it was stopped.
 
     Raises:
         DataError: If the data set is empty.
@@ -92,27 +116,28 @@ def evaluate(
             if stop():
                 return None
             seed_everything(random_key("evaluate", seed, index))
-            if need_labels or labels_key in batch or "shift_labels" in batch:
+            result.batches += 1
+            if need_labels or batch is None or labels_key in batch or "shift_labels" in batch:
                 step = engine.evaluate(batch, keep_logits=keep is not None)
             else:
                 step = engine.predict(batch)
-            result.loss_sum += step.loss_sum
-            result.weight += step.weight
-            result.samples += batch_size(batch)
-            result.batches += 1
-            if keep is not None and step.logits is not None:
-                labels = batch.get(labels_key, batch.get("shift_labels"))
-                result.predictions.append(keep(step.logits, labels).float().cpu())
-                if isinstance(labels, torch.Tensor):
-                    result.labels.append(labels.cpu())
+            if batch is not None:
+                result.add(step, batch, keep, labels_key)
             after_batch()
     finally:
         for module in training:
             module.training = True
+    if team is not None and not team.is_alone:
+        result.unite(team)
     if not result.batches:
         raise DataError("the evaluation data is empty")
     result.seconds = max(time.perf_counter() - start, 1e-9)
     return result
+
+
+def _in_order(parts: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """The batches of several processes, each of which had a part of each global batch, or nothing of the last."""
+    return [batch for batches in itertools.zip_longest(*parts) for batch in batches if batch is not None]
 
 
 def joined(parts: list[torch.Tensor]) -> np.ndarray | None:

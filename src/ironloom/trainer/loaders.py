@@ -25,6 +25,8 @@ def build_loader(
     processing_class: Any,
     device: torch.device,
     training: bool,
+    rank: int = 0,
+    size: int = 1,
 ) -> Any:
     """The loader of a data set.
 
@@ -36,6 +38,8 @@ def build_loader(
         processing_class: Tokenizer or None.
         device: Pinned memory is used for accelerators only.
         training: Whether to shuffle and to drop the last batch as asked.
+        rank: This process among those that read different samples.
+        size: Their number.
     """
     if collate is None:
         collate = PadCollator(processing_class) if callable(getattr(processing_class, "pad", None)) else default_collate
@@ -52,6 +56,8 @@ def build_loader(
         num_workers=args.dataloader_num_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
         persistent_workers=args.dataloader_persistent_workers,
+        rank=rank,
+        size=size,
         pin_memory=args.dataloader_pin_memory and device.type != "cpu",
     )
 

@@ -7,6 +7,7 @@ the events and acts on the control flags. It knows no parallelism, no objective 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ironloom.callbacks.state import TrainerControl
 from ironloom.device import generator_states, restore_generators
 from ironloom.errors import DataError, Interrupted, IronloomError, NonFiniteError
 from ironloom.objectives.base import batch_size
@@ -47,6 +49,8 @@ class TrainLoop:
         self.samples_per_epoch = _samples_per_epoch(loader, plan)
         self.grad_norm: float | None = None
         self.learning_rate = 0.0
+        self.team, self.phase = trainer.team, trainer.phase
+        self._agreed_signal: int | None = None
 
     def run(self) -> None:
         """Train until ``max_steps`` or until control says stop.
@@ -56,6 +60,7 @@ class TrainLoop:
             NonFiniteError: With policy ``stop``; the weights before that step are saved.
         """
         state = self.trainer.state
+        self._agree()
         self._stop_if_asked()
         if self.progress.boundary_open:
             self._act()
@@ -95,7 +100,7 @@ class TrainLoop:
         state = self.trainer.state
         if self.progress.samples and self.trainer.control.should_epoch_stop:  # resumed where the epoch was to be left
             return True
-        while window := list(itertools.islice(batches, self.args.gradient_accumulation_steps)):
+        while window := self._fetch(batches):
             self._step(window)
             control = self.trainer.control
             if control.should_training_stop or state.global_step >= state.max_steps:
@@ -106,12 +111,18 @@ class TrainLoop:
             raise DataError(f"the training data gave no sample in epoch {self.progress.epoch}")
         return True
 
+    def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
+        self.phase("data", self.trainer.state.global_step + 1)
+        return list(itertools.islice(batches, self.args.gradient_accumulation_steps))
+
     def _step(self, window: Sequence[Batch]) -> None:
         trainer, engine, state = self.trainer, self.engine, self.trainer.state
+        self.phase("forward", state.global_step + 1)
         trainer.emit("on_step_begin")
         weight = engine.weight(window)
         key = ("step", self.args.seed, state.global_step)
         loss_sum = engine.forward_backward(window, weight, key, self._substep)
+        self.phase("optimizer", state.global_step + 1)
         self.learning_rate = engine.learning_rate()
         want_norm = self.args.grad_norm_log_interval is not None and self._flag_due(self.args.grad_norm_log_interval)
         self.grad_norm = engine.clip(self.args.max_grad_norm, want_norm)
@@ -145,7 +156,8 @@ class TrainLoop:
         state, progress = self.trainer.state, self.progress
         state.global_step += 1
         state.num_target_tokens_seen += weight
-        state.num_input_tokens_seen += sum(self._tokens(batch) for batch in window)
+        (tokens,) = self.team.sum([sum(self._tokens(batch) for batch in window if batch is not None)])
+        state.num_input_tokens_seen += int(tokens)
         progress.samples = int(min(progress.samples + len(window) * self.samples_per_batch, self.samples_per_epoch))
         micro_batches = math.ceil(progress.samples / self.samples_per_batch)
         state.epoch = self.plan.epoch_at(progress.epoch, micro_batches, self.args.gradient_accumulation_steps)
@@ -205,17 +217,22 @@ class TrainLoop:
 
     def _act(self) -> None:
         """Act on the flags: log, evaluate, save. A stop signal saves and raises."""
+        self._agree()
         self.progress.boundary_open = True
         if self.trainer.control.should_log:
             self.trainer.control.should_log = False
+            self.phase("log", self.trainer.state.global_step)
             self._log()
         self._stop_if_asked()
         if self.trainer.control.should_evaluate:
+            self.phase("evaluate", self.trainer.state.global_step)
             self._evaluate()
+            self._agree()
             self._stop_if_asked()
         self.progress.boundary_open = False
         if self.trainer.control.should_save:
             self.trainer.control.should_save = False
+            self.phase("save", self.trainer.state.global_step)
             if self.args.grad_norm_log_interval == "checkpoint" or self.args.param_norm_log_interval == "checkpoint":
                 self.trainer.log(self._norms("checkpoint"))
             self.trainer.save_in_training()
@@ -252,13 +269,25 @@ class TrainLoop:
         return norms
 
     def _stop_wanted(self) -> bool:
-        return self.signals.received is not None
+        return self.team.any([self.signals.received is not None])[0]
+
+    def _agree(self) -> None:
+        """What one process was asked for, by a callback or a signal, is asked of all."""
+        if self.team.is_alone:
+            return
+        control, signums = self.trainer.control, (signal.SIGINT, signal.SIGTERM)
+        flags = [field.name for field in dataclasses.fields(TrainerControl)]
+        wishes = [bool(getattr(control, name)) for name in flags] + [self.signals.received == signum for signum in signums]
+        agreed = self.team.any(wishes)
+        for name, wish in zip(flags, agreed, strict=False):
+            setattr(control, name, wish)
+        self._agreed_signal = next((signum for signum, wish in zip(signums, agreed[len(flags) :], strict=True) if wish), None)
 
     def _stop_if_asked(self) -> None:
         """On a signal save what is there, with the pending flags, and leave."""
-        if self.signals.received is None:
+        signum = self.signals.received if self.team.is_alone else self._agreed_signal
+        if signum is None:
             return
-        signum = self.signals.received
         name, step = signal.Signals(signum).name, self.trainer.state.global_step
         saved = "nothing was saved, because save_strategy is 'no'"
         if self.args.save_strategy != "no":
@@ -268,7 +297,13 @@ class TrainLoop:
         raise Interrupted(signum, f"stopped by {name} after step {step}: {saved}")
 
     def _save_before(self, error: IronloomError) -> None:
-        """Keep the last whole step when data or numbers end the run; its state is untouched by the failed one."""
+        """Keep the last whole step when data or numbers end the run; its state is untouched by the failed one.
+
+        Of several processes one alone may have met the error, and none can save alone: only what all of them
+        know, a number that is not finite, is followed by a save.
+        """
+        if not self.team.is_alone and not isinstance(error, NonFiniteError):
+            return
         if self.args.save_strategy != "no" and self.trainer.state.global_step and isinstance(error, ValueError):
             self.engine.zero_grad()
             if not self.engine.is_finite():

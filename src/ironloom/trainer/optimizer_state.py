@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ironloom.errors import CheckpointError
+from ironloom.weights.names import raw_name
+from ironloom.weights.peers import ALONE, Peers
+from ironloom.weights.stored import resolve
 
 
 def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
@@ -24,40 +27,103 @@ def by_name(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
         **raw,
         "optimizer": type(optimizer).__name__,
         "state": {names[index]: value for index, value in raw["state"].items()},
-        "param_groups": [{**group, "params": [names[index] for index in group["params"]]} for group in raw["param_groups"]],
+        "param_groups": [{**_without_names(group), "params": [names[index] for index in group["params"]]} for group in raw["param_groups"]],
     }
 
 
-def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
-    """Load what :func:`by_name` made.
+def merged_groups(tree: dict[str, Any], peers: Peers) -> dict[str, Any]:
+    """The tree with the parameter groups of all processes: those that are alike are one, whatever parameters each has.
+
+    Args:
+        tree: What :func:`by_name` made, and under ``configured`` what the configuration said of each group.
+        peers: Processes whose parameters make up the model.
+    """
+    own = list(zip(tree["param_groups"], tree["configured"], strict=True))
+    merged: dict[tuple[str, int], tuple[dict[str, Any], Any]] = {}
+    for _, pairs in peers.distinct(own, repr(own)):
+        seen: dict[str, int] = {}
+        for group, configured in pairs:
+            kind = _kind(group)
+            seen[kind] = seen.get(kind, 0) + 1
+            known = merged.setdefault((kind, seen[kind]), ({**group, "params": []}, configured))[0]["params"]
+            known += [name for name in group["params"] if name not in known]
+    return {**tree, "param_groups": [group for group, _ in merged.values()], "configured": [said for _, said in merged.values()]}
+
+
+def _kind(group: dict[str, Any]) -> str:
+    """What makes two groups alike: everything but their parameters."""
+    return repr(sorted((key, list(value) if isinstance(value, tuple) else value) for key, value in group.items() if key != "params"))
+
+
+def load_by_name(optimizer: Optimizer, model: nn.Module, saved: dict[str, Any], peers: Peers = ALONE) -> list[int]:
+    """Load what :func:`by_name` made, as far as this process has the parameters.
+
+    Args:
+        optimizer: Of the parameters that this process has.
+        model: With their names.
+        saved: The tree; its tensors may still be on the disk.
+        peers: Processes whose parameters make up the model.
+
+    Returns:
+        For each group of the optimizer the number of the one that was saved.
 
     Raises:
         CheckpointError: If the optimizer's kind, parameters or groups are not those that were saved.
     """
+    names = _names(optimizer, model)
+    everybody = {name for _, some in peers.distinct(names, repr(names)) for name in some}
+    return peers.together(lambda: _load(optimizer, names, everybody, saved))
+
+
+def _load(optimizer: Optimizer, names: list[str], everybody: set[str], saved: dict[str, Any]) -> list[int]:
     kind = saved.get("optimizer", type(optimizer).__name__)
     if kind != type(optimizer).__name__:
         raise CheckpointError(
             f"the optimizer state is that of {kind}, but this run has {type(optimizer).__name__}; "
             "set restore_optimizer_state=False to start the optimizer anew"
         )
-    names = _names(optimizer, model)
     numbers = {name: index for index, name in enumerate(names)}
-    here = [[names[index] for index in group["params"]] for group in optimizer.state_dict()["param_groups"]]
-    there = [group["params"] for group in saved["param_groups"]]
-    if here != there:
-        odd = sorted({name for group in here for name in group} ^ {name for group in there for name in group})
-        what = f"it differs in {', '.join(odd[:5])}" if odd else "they are grouped in another way"
+    parameters = dict(zip(names, (parameter for group in optimizer.param_groups for parameter in group["params"]), strict=True))
+    there = resolve(saved["param_groups"])
+    chosen = _matching(optimizer, names, everybody, there)
+    here = optimizer.state_dict()["param_groups"]
+    state = {name: resolve(saved["state"][name], parameters[name]) for name in names if name in saved["state"]}
+    optimizer.load_state_dict(
+        {
+            "state": {numbers[name]: value for name, value in state.items()},
+            "param_groups": [
+                {**_without_names(there[index]), "params": group["params"]} for index, group in zip(chosen, here, strict=True)
+            ],
+        }
+    )
+    _keep_precision(optimizer, names, state)
+    return chosen
+
+
+def _matching(optimizer: Optimizer, names: list[str], everybody: set[str], there: list[dict[str, Any]]) -> list[int]:
+    """For each group of the optimizer the number of the saved one that holds its parameters."""
+    odd = sorted(everybody ^ {name for group in there for name in group["params"]})
+    what = f"it differs in {', '.join(odd[:5])}" if odd else ""
+    group_of = {name: index for index, group in enumerate(there) for name in group["params"]}
+    chosen: list[int] = []
+    taken: set[int] = set()
+    for group in optimizer.state_dict()["param_groups"] if not what else []:
+        found = sorted({group_of[names[index]] for index in group["params"]} or {len(chosen)})
+        if len({_kind(there[index]) for index in found if index < len(there)}) != 1 or taken & set(found):
+            what = "they are grouped in another way"
+            break
+        taken |= set(found)
+        chosen.append(found[0])
+    if what:
         raise CheckpointError(
             f"the optimizer state is of other parameters: {what}; set restore_optimizer_state=False to start the optimizer anew"
         )
-    optimizer.load_state_dict(
-        {
-            **saved,
-            "state": {numbers[name]: value for name, value in saved["state"].items()},
-            "param_groups": [{**group, "params": [numbers[name] for name in group["params"]]} for group in saved["param_groups"]],
-        }
-    )
-    _keep_precision(optimizer, names, saved["state"])
+    return chosen
+
+
+def _without_names(group: dict[str, Any]) -> dict[str, Any]:
+    """A group without the names that PyTorch keeps beside the parameters; each process has its own."""
+    return {key: value for key, value in group.items() if key != "param_names"}
 
 
 def _keep_precision(optimizer: Optimizer, names: list[str], saved: dict[str, Any]) -> None:
@@ -72,9 +138,16 @@ def _keep_precision(optimizer: Optimizer, names: list[str], saved: dict[str, Any
 
 def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:
     """Name of each parameter of the optimizer, by its number in the state dict."""
-    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    known = {id(parameter): raw_name(name) for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return [known.get(id(parameter), f"parameter {index}") for index, parameter in enumerate(parameters)]
+
+
+def fits(scheduler: Any, saved: dict[str, Any]) -> bool:
+    """Whether a schedule's state is one of as many parameter groups; a stage of a pipeline may have fewer than another."""
+    if not isinstance(scheduler, LRScheduler) or "base_lrs" not in saved:
+        return True
+    return len(saved["base_lrs"]) == len(scheduler.optimizer.param_groups)
 
 
 def load_schedule(scheduler: Any, saved: dict[str, Any]) -> None:
@@ -112,7 +185,7 @@ def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     """What the configuration said of each parameter group: every plain value, its rate before any schedule."""
     return [
         {
-            **{key: value for key, value in group.items() if key not in ("params", "initial_lr") and _is_plain(value)},
+            **{key: value for key, value in group.items() if key not in ("params", "param_names", "initial_lr") and _is_plain(value)},
             "lr": float(group.get("initial_lr", group["lr"])),
         }
         for group in optimizer.param_groups

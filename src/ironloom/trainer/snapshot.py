@@ -4,6 +4,7 @@
     optimizer.json, .safetensors        optimizer state by parameter name   (save_optimizer_state)
     scheduler.json                      schedule state                      (save_scheduler_state)
     trainer_state.json                  state, progress, control, callbacks, loss scaler
+    callbacks-rank-00001.json           callbacks of a further process, where they differ
     tokenizer files, run.yaml           so that the folder stands alone
 
 No generator state is kept: every unit of work seeds itself (see ``ironloom.device``).
@@ -15,7 +16,7 @@ import dataclasses
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ from torch import nn
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
-from ironloom.checkpoint.tree import load_tree, pack, save_tree
+from ironloom.checkpoint.shared_tree import differing_parts, load_differing, tree_parts
+from ironloom.checkpoint.tree import load_tree, opened_tree, pack
 from ironloom.errors import CheckpointError, ConfigError
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.engine import NativeEngine
-from ironloom.trainer.optimizer_state import by_name, follow, load_by_name, load_schedule
+from ironloom.trainer.optimizer_state import by_name, fits, follow, load_by_name, load_schedule, merged_groups
 from ironloom.trainer.progress import Progress
-from ironloom.weights import load_weights, save_weights
+from ironloom.weights import load_weights
+from ironloom.weights.names import raw_name
+from ironloom.weights.parts import Part, weight_parts
+from ironloom.weights.peers import ALONE, Peers
+from ironloom.weights.sharded import local_part
 from ironloom.weights.tensors import NATIVE, not_storable
 
 
@@ -48,12 +54,39 @@ class Snapshot:
     processing_class: Any = None
 
     def write(self, folder: Path) -> None:
-        """Write every file of the checkpoint into a staging folder."""
-        write_model(self.model, self.processing_class, folder)
-        if self.args.save_optimizer_state and self.engine.optimizer is not None:
-            save_tree({**by_name(self.engine.optimizer, self.model), "configured": self.engine.configured}, folder, "optimizer")
-        if self.args.save_scheduler_state and self.engine.scheduler is not None:
-            save_tree(self.engine.scheduler.state_dict(), folder, "scheduler")
+        """Write every file of the checkpoint into a staging folder; for a process that is alone."""
+        self.extras(folder)
+        for part in self.parts(ALONE):
+            part.write(folder)
+
+    def extras(self, folder: Path) -> None:
+        """Write the files that are the same in every process and do not change with a step; one process does it."""
+        write_companions(self.model, self.processing_class, folder)
+        configuration = Path(self.args.output_dir, "run.yaml")
+        if configuration.exists():
+            shutil.copyfile(configuration, folder / "run.yaml")
+
+    def parts(self, peers: Peers, *, writers: tuple[int, ...] | None = None, hold: bool = False) -> Iterator[Part]:
+        """The other files that this process writes. Every process of ``peers`` iterates over all of its own.
+
+        Args:
+            peers: Those that save together.
+            writers: Ranks that write tensors; None: all, each a like share.
+            hold: Copy what the next step would change: the parts are written later.
+
+        Raises:
+            TypeError: In every process, if the state of one cannot be stored.
+        """
+        yield from weight_parts(weights_of(self.model), peers, writers=writers, hold=hold)
+        optimizer = self.engine.optimizer
+        if self.args.save_optimizer_state and optimizer is not None:
+            tree = merged_groups({**by_name(optimizer, self.model), "configured": self.engine.configured}, peers)
+            yield from tree_parts(tree, "optimizer", peers, split="state", writers=writers, hold=hold)
+        yield from peers.together(lambda: self._common_trees(hold) if peers.rank == 0 else [])
+        yield from differing_parts(self.callbacks.state_dict(), "callbacks", peers)
+
+    def _common_trees(self, hold: bool) -> list[Part]:
+        """What is the same in every process, and small."""
         rest = {
             "state": self.state.to_dict(),
             "progress": self.progress.to_dict(),
@@ -61,18 +94,20 @@ class Snapshot:
             "callbacks": self.callbacks.state_dict(),
             "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
         }
-        save_tree(rest, folder, "trainer_state")
-        configuration = Path(self.args.output_dir, "run.yaml")
-        if configuration.exists():
-            shutil.copyfile(configuration, folder / "run.yaml")
+        parts = list(tree_parts(rest, "trainer_state", ALONE, hold=hold))
+        if self.args.save_scheduler_state and self.engine.scheduler is not None:
+            parts += tree_parts(self.engine.scheduler.state_dict(), "scheduler", ALONE, hold=hold)
+        return parts
 
-    def read(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def read(self, folder: Path, warn: Callable[[str], None], peers: Peers = ALONE) -> None:
         """Take up what a checkpoint holds, in place; what it lacks is said through ``warn``.
+
+        Every process of ``peers`` calls this, and takes up its part of whatever processes have saved.
 
         Raises:
             CheckpointError: If the weights or the optimizer's parameters are not this model's.
         """
-        load_weights(folder, self.model)
+        load_weights(folder, self.model, peers)
         if not (folder / "trainer_state.json").exists():
             raise CheckpointError(f"{folder} holds weights but no trainer_state.json: it is a model, not a checkpoint to go on from")
         rest = load_tree(folder, "trainer_state")
@@ -80,11 +115,11 @@ class Snapshot:
         _assign(self.progress, rest["progress"])
         _assign(self.control, rest["control"])
         self._find_best(folder)
-        for name in self.callbacks.load_state_dict(rest["callbacks"]):
+        for name in self.callbacks.load_state_dict(load_differing(folder, "callbacks", peers, rest["callbacks"])):
             warn(f"{folder} holds the state of a callback {name.split(':')[0]} that this run does not have")
         if self.engine.scaler is not None and rest["scaler"]:
             self.engine.scaler.load_state_dict(rest["scaler"])
-        self._read_optimizer(folder, warn)
+        self._read_optimizer(folder, warn, peers)
         self._read_scheduler(folder, warn)
 
     def _find_best(self, folder: Path) -> None:
@@ -94,14 +129,16 @@ class Snapshot:
             if beside.is_dir():
                 self.state.best_model_checkpoint = str(beside)
 
-    def _read_optimizer(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def _read_optimizer(self, folder: Path, warn: Callable[[str], None], peers: Peers) -> None:
         optimizer = self.engine.optimizer
         if optimizer is None or not self.args.restore_optimizer_state:
             return
         if (folder / "optimizer.json").exists():
-            saved = load_tree(folder, "optimizer")
-            load_by_name(optimizer, self.model, saved)
-            for change in follow(optimizer, self.engine.configured, saved.get("configured", self.engine.configured)):
+            configured = self.engine.configured
+            with opened_tree(folder, "optimizer") as saved:
+                groups = load_by_name(optimizer, self.model, saved, peers)
+                then = [saved["configured"][index] for index in groups] if "configured" in saved else configured
+            for change in follow(optimizer, configured, then):
                 warn(f"{change}: the run goes on with the new value")
             return
         warn(
@@ -113,14 +150,15 @@ class Snapshot:
         scheduler = self.engine.scheduler
         if scheduler is None:
             return
-        if self.args.restore_scheduler_state and (folder / "scheduler.json").exists():
-            load_schedule(scheduler, load_tree(folder, "scheduler"))
-            return
         if self.args.restore_scheduler_state:
-            warn(
-                f"{folder} has no scheduler state (it was saved with save_scheduler_state=False): "
-                f"the schedule is moved to step {self.state.global_step} instead"
-            )
+            missing = "it was saved with save_scheduler_state=False"
+            if (folder / "scheduler.json").exists():
+                saved = load_tree(folder, "scheduler")
+                if fits(scheduler, saved):
+                    load_schedule(scheduler, saved)
+                    return
+                missing = "that of the process that saved it is one of other parameter groups"
+            warn(f"{folder} has no scheduler state ({missing}): the schedule is moved to step {self.state.global_step} instead")
             with warnings.catch_warnings():
                 # PyTorch warns of a schedule that moves before the optimizer does; here it is meant.
                 warnings.simplefilter("ignore", UserWarning)
@@ -140,7 +178,7 @@ def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
             raise ConfigError(
                 f"the model cannot be saved: {name} (of get_extra_state) is no weight; keep it in a buffer, or set save_strategy to 'no'"
             )
-        fault = not_storable(value) or ("" if value.dtype in NATIVE else f"{value.dtype} has no place in safetensors")
+        fault = not_storable(local_part(value)) or ("" if value.dtype in NATIVE else f"{value.dtype} has no place in safetensors")
         if fault and not value.is_meta:
             raise ConfigError(f"the model cannot be saved: {name}: {fault}; change it, or set save_strategy to 'no'")
     pack({"callbacks": callbacks.state_dict()})
@@ -149,7 +187,18 @@ def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
 def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     """Weights, the model's configuration if it has one, and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(model.state_dict(), folder)
+    for part in weight_parts(weights_of(model), ALONE):
+        part.write(folder)
+    write_companions(model, processing_class, folder)
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights by their raw names; the very tensors, so that tied ones are known even where a process has a part of each."""
+    return {raw_name(name): value for name, value in model.state_dict(keep_vars=True).items()}
+
+
+def write_companions(model: nn.Module, processing_class: Any, folder: Path) -> None:
+    """The model's configuration if it has one, and the tokenizer."""
     for part in (getattr(model, "config", None), processing_class):
         save = getattr(part, "save_pretrained", None)
         if save is not None:

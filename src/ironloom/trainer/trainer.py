@@ -1,9 +1,10 @@
-"""The trainer of one process: the public face of the loop and the native engine."""
+"""The trainer: the public face of the loop and of the engines of one process or several."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ironloom.checkpoint.lock import RunLock
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
+from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.base_trainer import check_not_empty
 from ironloom.trainer.engine import NativeEngine
 from ironloom.trainer.evaluating import EvaluatingTrainer, named
@@ -27,7 +29,7 @@ from ironloom.weights import load_weights
 
 
 class Trainer(EvaluatingTrainer):
-    """Trains on one device.
+    """Trains, in one process or in as many as a launcher started.
 
     Takes the arguments of :class:`EvaluatingTrainer` and:
 
@@ -48,6 +50,7 @@ class Trainer(EvaluatingTrainer):
         compute_loss_func: Callable[..., torch.Tensor] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, Any], torch.Tensor] | None = None,
+        device_parameters: DeviceParameters | None = None,
         **kwargs: Any,
     ):
         given = [optimizer_factory, optimizer_cls_and_kwargs, optimizers[0]]
@@ -62,6 +65,7 @@ class Trainer(EvaluatingTrainer):
             compute_loss_func=compute_loss_func,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            device_parameters=device_parameters,
             **kwargs,
         )
         self._progress = Progress()
@@ -93,7 +97,7 @@ class Trainer(EvaluatingTrainer):
         self._check_data()
         if self.args.save_strategy != "no":
             check_storable(self.model, self.callback_handler)
-        with RunLock(self.args.output_dir), StopSignals() as signals, hold_deterministic(self.args.deterministic):
+        with self._run_lock(), StopSignals() as signals, hold_deterministic(self.args.deterministic):
             try:
                 return self._train(signals)
             except Interrupted:
@@ -102,6 +106,18 @@ class Trainer(EvaluatingTrainer):
             except BaseException:
                 self.callback_handler.close()
                 raise
+
+    @contextlib.contextmanager
+    def _run_lock(self) -> Iterator[None]:
+        """One process holds the output folder for all."""
+        lock = RunLock(self.args.output_dir)
+        with contextlib.ExitStack() as stack:
+
+            def take() -> None:
+                stack.enter_context(lock)
+
+            self.team.on_first(take)
+            yield
 
     def _train(self, signals: StopSignals) -> TrainOutput:
         start = time.perf_counter()
@@ -153,6 +169,7 @@ class Trainer(EvaluatingTrainer):
         fresh.train_batch_size = args.train_batch_size
         self.state, self.control, self._progress = fresh, type(self.control)(), Progress()
         self._progress.num_samples = self.train_dataloader.num_samples
+        self._tell_place()
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
         given = self._given_optimizers
@@ -164,7 +181,7 @@ class Trainer(EvaluatingTrainer):
 
     def _speed(self, seconds: float, steps_before: int, tokens_before: int) -> dict[str, float]:
         steps = self.state.global_step - steps_before
-        samples = steps * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        samples = steps * self.args.train_batch_size * self.team.place.data_size * self.args.gradient_accumulation_steps
         metrics = {
             "train_runtime": seconds,
             "train_samples_per_second": samples / seconds,
@@ -193,14 +210,24 @@ class Trainer(EvaluatingTrainer):
     def _write_checkpoint(self, folder: Path) -> None:
         self._snapshot().write(folder)
 
+    def _save_together(self, step: int, info: dict[str, Any]) -> Path:
+        from ironloom.checkpoint.shared_folder import SharedFolder
+
+        snapshot, peers = self._snapshot(), self.team.peers
+        return SharedFolder(self.checkpoints, peers).save(step, lambda: snapshot.parts(peers), info, snapshot.extras)
+
     def _resume(self, plan: StepPlan) -> bool:
         """Take up a checkpoint, if one is asked for and there."""
-        self.checkpoints.clean()
-        path = self._resolve_checkpoint_path()
+
+        def find() -> str | None:
+            self.checkpoints.clean()
+            return self._resolve_checkpoint_path()
+
+        path = self.team.on_first(find)
         if path is None:
             return False
         samples_here = self._progress.num_samples
-        self._snapshot().read(Path(path), self.warn)
+        self._snapshot().read(Path(path), self.warn, self.team.peers)
         samples_there, self._progress.num_samples = self._progress.num_samples, samples_here
         if samples_here != samples_there:
             self.warn(
@@ -221,10 +248,10 @@ class Trainer(EvaluatingTrainer):
 
     def _load_best(self) -> None:
         best = self.state.best_model_checkpoint
-        if best is None or not self._validate_checkpoint(best):
+        if best is None or not self.team.on_first(lambda: self._validate_checkpoint(best)):
             self.warn(f"the best checkpoint ({best}) is not there or damaged: the model keeps the weights of the last step")
             return
-        load_weights(Path(best), self.unwrapped_model())
+        load_weights(Path(best), self.unwrapped_model(), self.team.peers)
 
     def evaluate_in_training(self, stop: Callable[[], bool]) -> bool:
         """Evaluate at a boundary of the loop, rank the result, and advance schedules that wait for one.

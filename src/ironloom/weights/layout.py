@@ -6,20 +6,22 @@ Pickled weights are refused: reading them would run code that they carry.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ironloom.atomic import write_bytes_atomic
 from ironloom.errors import CheckpointError
-from ironloom.weights.tensors import NATIVE, as_bytes, not_storable, opened, read_json, write_tensors
+from ironloom.weights.names import raw_name
+from ironloom.weights.parts import MAX_SHARD_BYTES, memory, weight_parts
+from ironloom.weights.peers import ALONE, Peers
+from ironloom.weights.stored import copy_into
+from ironloom.weights.tensors import as_bytes, opened, read_index
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MAX_SHARD_BYTES = 5 * 10**9
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _NUM_SHOWN = 20
@@ -43,30 +45,25 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, *, max_sh
         TypeError: For an entry that is no plain tensor.
         OSError: If the disk does not take it.
     """
-    stored, aliases = _without_aliases(state_dict)
-    shards = _shards(stored, max_shard_bytes)
-    if len(shards) == 1:
-        names = [SINGLE]
-    else:
-        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    parts = list(weight_parts(state_dict, ALONE, max_shard_bytes=max_shard_bytes))
     (folder / INDEX).unlink(missing_ok=True)
-    for name, shard in zip(names, shards, strict=True):
-        write_tensors(shard, folder / name, {alias: kept for alias, kept in aliases.items() if kept in shard})
-    for stale in {SINGLE, *(path.name for path in folder.glob("model-*-of-*.safetensors"))} - set(names):
-        (folder / stale).unlink(missing_ok=True)
-    written = [folder / name for name in names]
-    if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in stored.values()), "aliases": aliases},
-            "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
-        }
-        write_bytes_atomic(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
-        written.append(folder / INDEX)
-    return written
+    for part in parts:
+        part.write(folder)
+    remove_other_weights(folder, {part.name for part in parts})
+    return [folder / part.name for part in parts]
 
 
-def load_weights(folder: Path, module: torch.nn.Module) -> None:
+def remove_other_weights(folder: Path, names: Collection[str]) -> None:
+    """Remove the files of this layout in ``folder`` that are not among ``names``."""
+    for path in [folder / SINGLE, folder / INDEX, *folder.glob("model-*-of-*.safetensors")]:
+        if path.name not in names:
+            path.unlink(missing_ok=True)
+
+
+def load_weights(folder: Path, module: torch.nn.Module, peers: Peers = ALONE) -> None:
     """Copy the weights in ``folder`` into ``module``, in place and strictly.
+
+    Of several processes each reads what it holds, and together they must hold everything.
 
     A name that the files lack is fine if the module shares its memory with one they have, or if they
     say which one it was an alias of. Floating-point weights are converted to the module's dtype.
@@ -76,10 +73,16 @@ def load_weights(folder: Path, module: torch.nn.Module) -> None:
             the module is then unchanged. Also for pickled, missing or damaged files.
         ValueError: If the module has no memory to copy into (meta device, copies in ``state_dict``).
     """
+    names = peers.together(lambda: list(_targets(module)))
+    held = {name for _, part in peers.distinct(names, json.dumps(names)) for name in part}
+    peers.together(lambda: _load(folder, module, held))
+
+
+def _load(folder: Path, module: torch.nn.Module, held: Collection[str]) -> None:
     targets = _targets(module)
     stored, aliases = _read_headers(folder)
     sources = {name: name if name in stored else aliases[name] for name in targets if name in stored or name in aliases}
-    misfits = _misfits(targets, stored, aliases, sources)
+    misfits = _misfits(targets, stored, aliases, sources, held)
     if misfits:
         more = f"\n  and {len(misfits) - _NUM_SHOWN} more" if len(misfits) > _NUM_SHOWN else ""
         shown = "".join(f"\n  {misfit}" for misfit in misfits[:_NUM_SHOWN])
@@ -89,7 +92,7 @@ def load_weights(folder: Path, module: torch.nn.Module) -> None:
             with opened(path) as file:
                 for name, source in sources.items():
                     if stored[source].path == path:
-                        targets[name].copy_(file.get_tensor(source))
+                        copy_into(targets[name], file, source)
 
 
 @dataclass(frozen=True)
@@ -101,48 +104,9 @@ class _Stored:
     is_float: bool
 
 
-def _without_aliases(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The distinct tensors, and for each further name of one the name it is stored under."""
-    stored: dict[str, torch.Tensor] = {}
-    aliases: dict[str, str] = {}
-    first: dict[Any, str] = {}
-    for name, tensor in state_dict.items():
-        fault = not_storable(tensor) if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__} is no tensor"
-        if not fault and tensor.dtype not in NATIVE:
-            fault = f"weights of {tensor.dtype} are not stored in this layout"
-        if fault:
-            raise TypeError(f"{name} cannot be stored: {fault}")
-        kept = first.setdefault(_memory(tensor), name)
-        if kept == name:
-            stored[name] = tensor
-        else:
-            aliases[name] = kept
-    return stored, aliases
-
-
-def _memory(tensor: torch.Tensor) -> Any:
-    """A key that two tensors share if they are the same piece of memory, seen the same way."""
-    if tensor.numel() == 0:
-        return id(tensor)
-    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _shards(tensors: dict[str, torch.Tensor], max_bytes: int) -> list[dict[str, torch.Tensor]]:
-    """Consecutive groups of tensors of at most ``max_bytes`` each; at least one group."""
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > max_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    return shards
-
-
 def _targets(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of ``module`` that have names in its state dict; the very ones, to copy into."""
-    targets = {name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    targets = {raw_name(name): value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     if any(target.is_meta for target in targets.values()):
         raise ValueError("the module is on the meta device: materialize it (to_empty) before loading weights")
     own = {id(tensor) for tensor in [*module.parameters(), *module.buffers()]}
@@ -184,19 +148,14 @@ def _read_weight_map(folder: Path) -> dict[str, str] | None:
                 "so they are refused. If you trust them, convert them to safetensors first."
             )
         raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
-    content = read_json(path)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has no weight_map")
-    for name in weight_map.values():
-        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{path} names {name!r}, which is no safetensors file in this folder")
-    return weight_map
+    return read_index(path)
 
 
-def _misfits(targets: dict[str, torch.Tensor], stored: dict[str, _Stored], aliases: dict[str, str], sources: dict[str, str]) -> list[str]:
+def _misfits(
+    targets: dict[str, torch.Tensor], stored: dict[str, _Stored], aliases: dict[str, str], sources: dict[str, str], held: Collection[str]
+) -> list[str]:
     """Every way in which the stored weights are not exactly the module's, one line each."""
-    groups = {name: _memory(target) for name, target in targets.items()}
+    groups = {name: memory(target) for name, target in targets.items()}
     filled: dict[Any, str] = {}
     misfits = []
     for name, source in sources.items():
@@ -210,7 +169,7 @@ def _misfits(targets: dict[str, torch.Tensor], stored: dict[str, _Stored], alias
         if other != source and not misfits and not _equal(stored[other].path, other, form.path, source):
             misfits.append(f"tied: {other} and {source} are one tensor in the model, but differ in the files")
     misfits += [f"missing: {name}" for name in targets if name not in sources and groups[name] not in filled]
-    return misfits + [f"unexpected: {name}" for name in [*stored, *aliases] if name not in targets]
+    return misfits + [f"unexpected: {name}" for name in [*stored, *aliases] if name not in held]
 
 
 def _equal(path: Path, name: str, other_path: Path, other_name: str) -> bool:

@@ -56,7 +56,10 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a tensor's values in order, as a flat ``uint8`` tensor; a view where that is possible."""
     if tensor.numel() == 0:
         return torch.empty(0, dtype=torch.uint8)
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # a single value may keep any stride and still be contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -81,16 +84,6 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Map
         raise as_os_error(error, path) or OSError(errno.EIO, str(error), os.fspath(path)) from error
     finally:
         staged.unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file, on the CPU, in memory of their own (as aligned as any new tensor).
-
-    Raises:
-        CheckpointError: If the file is missing or is not whole.
-    """
-    with opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 @contextmanager
@@ -121,6 +114,22 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The file name of each tensor, from the index of several files.
+
+    Raises:
+        CheckpointError: If it is missing, is no index, or leads out of its folder.
+    """
+    content = read_json(path)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{path} names {name!r}, which is no safetensors file in this folder")
+    return weight_map
 
 
 def _standalone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,87 @@
+"""The whole parallel recipe of a model, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ironloom.errors import ConfigError
+from ironloom.models.plan import blocks_of, split_plan_of
+from ironloom.parallel.gradients import broadcast_weights
+from ironloom.parallel.mesh import Place
+
+if TYPE_CHECKING:
+    from ironloom.parallel.context_apply import ContextParallel
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What became of a model.
+
+    Attributes:
+        is_sharded: Whether weights are in parts. If not, every process holds all of them and sums the gradients itself.
+        context: The model's part in a context parallel group, if there is one.
+    """
+
+    is_sharded: bool
+    context: ContextParallel | None = None
+
+
+def spread(
+    model: nn.Module,
+    place: Place,
+    device: torch.device,
+    param_dtype: torch.dtype | None = None,
+    offload: bool = False,
+    compiler: dict[str, Any] | None = None,
+) -> Spread:
+    """Spread a model over the processes, in place. All start from the weights of the first.
+
+    Args:
+        model: Whole, in every process.
+        place: Of this process.
+        device: Of this process.
+        param_dtype: Type in which sharded weights are gathered; None for their own.
+        offload: Whether sharded weights stay in host memory.
+        compiler: Options of ``torch.compile``, by which each block is compiled; None: not at all.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        ConfigError: If the model cannot be spread so.
+    """
+    degrees = place.degrees
+    if degrees.pp > 1:
+        raise ConfigError("pipeline_parallel_size above 1 needs the PipelineTrainer")
+    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1
+    if offload and not is_sharded:
+        raise ConfigError("offload_parameters needs sharded weights: set dp_shard")
+    if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
+        raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
+    broadcast_weights(model, device)
+    if degrees.tp > 1:
+        from ironloom.parallel.tensor import split_layers
+
+        plan = split_plan_of(model)
+        model.to(device)
+        split_layers(model, plan, place.axes("tp"))
+    context = None
+    if degrees.cp > 1:
+        from ironloom.parallel.context_apply import apply_context
+
+        context = apply_context(model, place.group("cp"))
+    if compiler is not None:
+        for block in blocks_of(model).values() or [model]:
+            block.compile(**compiler)
+    if is_sharded:
+        from ironloom.parallel.shard import Sharding, shard
+
+        # With split layers this is done for one shard too: then every weight is a DTensor, for one optimizer kernel.
+        shard(model, place.shards(), Sharding(param_dtype, offload))
+    if not offload:
+        model.to(device)
+    return Spread(is_sharded, context)

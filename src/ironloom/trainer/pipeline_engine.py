@@ -1,0 +1,240 @@
+"""The engine of a model whose layers are on several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ironloom.device import random_key, seed_everything
+from ironloom.errors import ConfigError
+from ironloom.objectives import Objective
+from ironloom.parallel.gradients import broadcast_weights, sum_gradients
+from ironloom.parallel.norms import scale
+from ironloom.parallel.pipeline.chunks import part_of_batch
+from ironloom.parallel.pipeline.loss import Outputs, check_objective
+from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
+from ironloom.parallel.pipeline.schedules import schedule_choice
+from ironloom.parallel.pipeline.shared import SharedParameters, holders
+from ironloom.parallel.pipeline.split import keep_stages, plan_stages
+from ironloom.parallel.pipeline.stage import StageModule
+from ironloom.parallel.team import Team
+from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
+from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
+from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
+
+
+class PipelineEngine(NativeEngine):
+    """Engine of one process of a pipeline, and of one of several equal pipelines where there is data parallelism.
+
+    Args:
+        model: Whole, in every process. What this process's stages do not use is dropped from it.
+        objective: Loss as sum and weight, from logits.
+        args: The pipeline, precision, kernels.
+        team: The processes.
+        first_batch: Shows what the model is called with.
+        pipe_schedule_factory: Makes the schedule, instead of the class that ``args`` names.
+
+    Raises:
+        ConfigError: If the model, the schedule and the processes do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        args: PipelineTrainingArguments,
+        team: Team,
+        first_batch: Batch,
+        pipe_schedule_factory: Callable[..., Any] | None = None,
+    ):
+        place = team.place
+        self._loss = check_objective(objective)
+        _check_degrees(team)
+        choice = schedule_choice(args.schedule_class, pipe_schedule_factory, args.stages_per_rank)
+        if choice.name is not None:
+            problems = list(pipeline_problems(dataclasses.replace(args, schedule_class=choice.name), place.degrees.pp))
+            if problems:
+                raise ConfigError(problems)
+        super().__init__(model, objective, args, team.device)
+        self.team = team
+        self._group = place.group("dp_replicate", "dp_shard")
+        layout = Layout(place.degrees.pp, args.stages_per_rank, choice.is_v)
+        device = next(model.parameters()).device
+        with self._numerics():
+            plans = plan_stages(model, self._loss.inputs(placed(first_batch, device)), layout.num_stages, args.split_spec)
+        broadcast_weights(model, self.device)
+        keep_stages(model, [plans[index] for index in layout.stages_of(place.pp_rank)])
+        model.to(self.device)
+        held = holders(plans, layout)
+        self._shared = SharedParameters.of(model, held, place.pp_rank, _pipelines(team))
+        names = dict(model.named_parameters())
+        self._uncounted = {id(names[name]) for name in self._shared.not_counted}
+        self._pipeline = place.group("pp")
+        stages = [StageModule(model, plans[index], args.checkpoint_sequential, self._numerics) for index in layout.stages_of(place.pp_rank)]
+        self.runner = PipelineRunner(stages, plans, layout, self._pipeline, self.device, choice, args.pipeline_chunks)
+
+    def weight(self, batches: Sequence[Batch | None]) -> int:
+        """Targets of the micro-batches of all processes."""
+        (total,) = self.team.sum([super().weight([batch for batch in batches if batch is not None])])
+        return int(total)
+
+    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+        """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
+        divisor, loss_sum = max(total, 1), 0.0
+        for index, batch in enumerate(batches):
+            if index:
+                substep()
+            if batch is not None:
+                loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *self._stream))
+        sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device)
+        # Last, because all processes get the same bits of one sum, and so their copies stay the same.
+        self._shared.sum_gradients(self.device)
+        return self._from_last(sums)[0]
+
+    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+        """Forward and backward of one batch through all stages; its loss sum where the last stage is, else 0."""
+        if not self.model.training:
+            self.model.train()
+        seed_everything(key)
+        batch = placed(batch, self.device)
+        inputs, sums = self._loss.inputs(batch), [torch.zeros((), device=self.device)]
+        rows = -(-_samples(batch) // self.runner.num_chunks)
+
+        def loss(logits: torch.Tensor, chunk: int) -> torch.Tensor:
+            part = part_of_batch(batch, chunk, rows)
+            if not _samples(part) or not self._weight(part):
+                return (logits * 0).sum().float()
+            with self._numerics():
+                loss_sum = self._loss.loss_sum(Outputs(logits=logits[: _samples(part)]), part, divisor)
+            if not loss_sum.requires_grad:
+                raise no_gradient()
+            sums.append(loss_sum.detach())
+            return loss_sum / divisor
+
+        with _tokens_named(self.model, batch):
+            self.runner.train(inputs, loss)
+        return torch.stack(sums).sum().item()
+
+    def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
+        """Clip by the L2 norm of the gradients of all stages."""
+        if not max_norm and not want_norm:
+            return None
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        try:
+            value = self._norm([parameter.grad for parameter in self._counted if parameter.grad is not None])
+        except NotImplementedError as error:
+            raise sparse_gradients(self.model) or error from error
+        if max_norm and math.isfinite(value) and value > max_norm:
+            scale(gradients, max_norm, value)
+        return value
+
+    def parameter_norm(self) -> float:
+        """L2 norm of the trained parameters of all stages."""
+        return self._norm(self._counted)
+
+    def is_finite(self) -> bool:
+        """Whether every weight in every process is a finite number."""
+        return not self.team.any([not super().is_finite()])[0]
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
+        """Loss of a batch, and its logits if they are wanted, in every process of the pipeline."""
+        if batch is None:
+            return EvalStep(0.0, 0, None)
+        batch = placed(batch, self.device)
+        weight = self._weight(batch)
+        logits = self._logits(batch)
+        loss_sum = 0.0
+        if logits is not None:
+            with self._numerics():
+                loss_sum = self._loss.loss_sum(Outputs(logits=logits), batch, max(weight, 1)).item()
+        (loss_sum,) = self._from_last([loss_sum])
+        return EvalStep(loss_sum, weight, self._everywhere(logits) if keep_logits else None)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> EvalStep:
+        """Logits of a batch without labels."""
+        return EvalStep(0.0, 0, self._everywhere(self._logits(placed(batch, self.device))))
+
+    def _logits(self, batch: Batch) -> torch.Tensor | None:
+        with _tokens_named(self.model, batch):
+            return self.runner.forward(self._loss.inputs(batch))
+
+    def _from_last(self, numbers: list[float]) -> list[float]:
+        """Numbers that the process with the last stage knows."""
+        import torch.distributed as dist
+
+        sent = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.broadcast(sent, group=self._pipeline, group_src=self.runner.last_rank)
+        received: list[float] = sent.tolist()
+        return received
+
+    def _everywhere(self, logits: torch.Tensor | None) -> torch.Tensor:
+        """Logits that one process has, in all of the pipeline."""
+        import torch.distributed as dist
+
+        about: list[Any] = [None if logits is None else (logits.shape, logits.dtype)]
+        dist.broadcast_object_list(about, group=self._pipeline, group_src=self.runner.last_rank, device=self.device)
+        shape, dtype = about[0]
+        sent = torch.empty(shape, dtype=dtype, device=self.device) if logits is None else logits.contiguous()
+        dist.broadcast(sent, group=self._pipeline, group_src=self.runner.last_rank)
+        return sent
+
+    def _norm(self, tensors: Sequence[torch.Tensor]) -> float:
+        """L2 norm of tensors of all stages together."""
+        import torch.distributed as dist
+
+        square = nn.utils.get_total_norm(tensors).detach().to(self.device, torch.float64) ** 2
+        dist.all_reduce(square, group=self._pipeline)
+        return math.sqrt(square.item())
+
+    @property
+    def _counted(self) -> list[nn.Parameter]:
+        """The trained parameters, without those that another process of the pipeline counts."""
+        return [parameter for parameter in self._parameters if id(parameter) not in self._uncounted]
+
+    @property
+    def _stream(self) -> tuple[int, ...]:
+        """What tells this process's random numbers from those of processes with other samples or other layers."""
+        place = self.team.place
+        return (place.data_rank, place.pp_rank) if place.data_rank or place.pp_rank else ()
+
+
+class _tokens_named:  # noqa: N801 - used as a function
+    """A token that no embedding has is a mistake in the data, and is said so."""
+
+    def __init__(self, model: nn.Module, batch: Mapping[str, Any]):
+        self._model, self._batch = model, batch
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (IndexError, RuntimeError)) and (named := token_error(self._model, self._batch)) is not None:
+            raise named from error
+
+
+def _samples(batch: Mapping[str, Any]) -> int:
+    return next((len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim), 0)
+
+
+def _check_degrees(team: Team) -> None:
+    degrees = team.place.degrees
+    for axis, setting in (("dp_shard", "dp_shard"), ("tp", "tensor_parallel_size"), ("cp", "context_parallel_size")):
+        if getattr(degrees, axis) > 1:
+            raise ConfigError(
+                f"a pipeline goes together with copies of it (dp_replicate), not with {setting} {getattr(degrees, axis)}: set it to 1"
+            )
+
+
+def _pipelines(team: Team) -> list[list[int]]:
+    """Global ranks of every pipeline."""
+    mesh = team.place.mesh
+    assert mesh is not None, "several processes have a mesh"
+    ranks: list[list[int]] = mesh.mesh.flatten(1).T.tolist()
+    return ranks

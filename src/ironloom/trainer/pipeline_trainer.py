@@ -1,0 +1,120 @@
+"""The trainer of models that are cut into stages: the one loop over the pipeline engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ironloom.callbacks.textgen_callback import TextgenCallback
+from ironloom.errors import ConfigError
+from ironloom.parallel.environment import DistributedEnvironment
+from ironloom.parallel.mesh import degrees_of
+from ironloom.parallel.pipeline.loss import objective_of
+from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
+from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.trainer import Trainer
+
+
+class PipelineTrainer(Trainer):
+    """Trains a model whose layers are spread over processes.
+
+    Takes the arguments of :class:`Trainer` and:
+
+    Args:
+        distributed_env: The place of this process among all.
+        loss_fn: ``f(logits, labels)``, the mean over the targets; None: cross entropy of the next token.
+        pipe_schedule_factory: Called as ``f(stage or stages, n_microbatches, loss_fn=, scale_grads=)``, instead of the
+            class that ``schedule_class`` names; a class of ``torch.distributed.pipelining``, or a partial of one.
+
+    Raises:
+        ConfigError: For arguments that do not fit each other or the number of processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: dict[str, Any] | PipelineTrainingArguments | None = None,
+        *rest: Any,
+        distributed_env: DistributedEnvironment,
+        loss_fn: Callable[..., torch.Tensor] | None = None,
+        pipe_schedule_factory: Callable[..., Any] | None = None,
+        device_parameters: DeviceParameters | None = None,
+        **kwargs: Any,
+    ):
+        arguments = _arguments(args)
+        if loss_fn is not None and kwargs.get("compute_loss_func") is not None:
+            raise ConfigError("give one of loss_fn and compute_loss_func")
+        self.loss_fn = loss_fn
+        self.pipe_schedule_factory = pipe_schedule_factory
+        parameters = _device_parameters(device_parameters, arguments, distributed_env.world_size)
+        ranks = degrees_of(parameters, distributed_env.world_size).pp
+        problems = list(pipeline_problems(arguments, ranks)) if pipe_schedule_factory is None and ranks > 1 else []
+        if problems:
+            raise ConfigError(problems)
+        super().__init__(model, arguments, *rest, device_parameters=parameters, **kwargs)
+        self.environment, self.device = distributed_env, distributed_env.device
+        self._tell_place()
+
+    def _prepared_engine(self, loader: Any) -> NativeEngine:
+        """The engine of the model; ``loader`` gives a batch that shows what the model is called with."""
+        if self.team.is_alone:
+            return super()._prepared_engine(loader)
+        if self._engine is None or self._engine.model is not self.model:
+            from ironloom.trainer.pipeline_engine import PipelineEngine
+
+            self._check_precision()
+            self._check_parts()
+            assert isinstance(self.args, PipelineTrainingArguments)
+            batch = next(iter(loader.iterate(0)), None)
+            if batch is None:
+                raise ConfigError(
+                    "a pipeline needs a batch of data in every process to see what the model is called with: use fewer processes"
+                )
+            objective = self._objective(loader)
+            self._engine = PipelineEngine(self.model, objective, self.args, self.team, batch, self.pipe_schedule_factory)
+        return self._engine
+
+    def _objective(self, loader: Any) -> Any:
+        if self.loss_fn is None:
+            return super()._objective(loader)
+        return objective_of(self.loss_fn, (self.args.label_names or ["labels"])[0])
+
+    def _check_parts(self) -> None:
+        """Refuse what needs the whole model in one process."""
+        if self._given_optimizers[0] is not None:
+            raise ConfigError(
+                "an optimizer that was made of the whole model cannot train its stages: "
+                "give optimizer_factory or optimizer_cls_and_kwargs, which are called in each process with its own parameters"
+            )
+        if any(isinstance(callback, TextgenCallback) for callback in self.callback_handler.callbacks):
+            raise ConfigError("TextgenCallback generates with the whole model, which no process of a pipeline has: leave it out")
+
+
+def _arguments(args: dict[str, Any] | PipelineTrainingArguments | None) -> PipelineTrainingArguments:
+    if args is None:
+        return PipelineTrainingArguments()
+    if isinstance(args, dict):
+        return PipelineTrainingArguments.from_mapping(args)
+    if not isinstance(args, PipelineTrainingArguments):
+        raise ConfigError(f"args must be ironloom.PipelineTrainingArguments or a dict, not {type(args).__name__}")
+    return args
+
+
+def _device_parameters(given: DeviceParameters | None, args: PipelineTrainingArguments, world: int) -> DeviceParameters:
+    """The mesh: a pipeline over all processes, or as many pipelines of the wanted size as there is room for."""
+    if given is None:
+        size = args.pipeline_parallel_size or world
+        if world % size:
+            nearest = max(divisor for divisor in range(1, size + 1) if world % divisor == 0)
+            raise ConfigError(
+                f"pipeline_parallel_size: {world} processes cannot be pipelines of {size}: set it to {nearest}, or start {size} processes"
+            )
+        return DeviceParameters(pipeline_parallel_size=size, dp_replicate=world // size, param_dtype="bfloat16" if args.bf16 else "float32")
+    other = given.pipeline_parallel_size
+    if args.pipeline_parallel_size not in (None, other):
+        raise ConfigError(f"pipeline_parallel_size is {args.pipeline_parallel_size} in args and {other} in device_parameters: drop one")
+    return given

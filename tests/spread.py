@@ -1,0 +1,130 @@
+"""Small models of every family that is spread over processes, and a run of one that is compared with one process."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# Imported before the processes are forked, which would each need seconds for them.
+import torch._dynamo
+import torch.distributed.fsdp
+import torch.distributed.tensor.parallel
+import transformers
+from torch import nn
+
+from ironloom.models.build import build_decoder
+from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.model import ModelConfig
+from spawned import run
+from tiny import VOCABULARY, losses, tiny_lm, tiny_trainer, uneven_samples
+
+STEPS = 20
+GLOBAL_BATCH = 4
+
+
+def decoder(**options: Any) -> nn.Module:
+    sizes = {"d_model": 16, "num_layers": 2, "num_attention_heads": 4, "num_attention_groups": 2, "head_dim": 4, "d_ffn": 32}
+    plain = {"dropout_embd": 0.0, "dropout_attn": 0.0, "dropout_mlp": 0.0, "max_seq_len": 16}
+    config = ModelConfig.from_mapping({**sizes, **plain, **options})
+    return build_decoder(config, VOCABULARY, vocab_padding_unit=8, init_std=0.1)
+
+
+def gated_decoder() -> nn.Module:
+    return decoder(activation_type="swiglu", ln_type="rmsnorm", positional_embedding={"type": "rope"}, no_bias=True, untie_embed=True)
+
+
+def of_transformers(family: str, **options: Any) -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(vocab_size=VOCABULARY, **sizes, **ends, **options)
+        model: nn.Module = getattr(transformers, f"{family}ForCausalLM")(config)
+        return model
+
+
+def gpt2() -> nn.Module:
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: nn.Module = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCABULARY, **sizes, **dropout))
+        return model
+
+
+MODELS = {
+    "tiny": tiny_lm,
+    "decoder": decoder,
+    "decoder, gated, untied": gated_decoder,
+    "llama": lambda: of_transformers("Llama"),
+    "llama, tied": lambda: of_transformers("Llama", tie_word_embeddings=True),
+    "qwen2": lambda: of_transformers("Qwen2"),
+    "mistral": lambda: of_transformers("Mistral"),
+    "gpt2": gpt2,
+}
+
+
+def spread_over(**sizes: Any) -> DeviceParameters:
+    """Parameters in float32; sizes that are not named are 1."""
+    return DeviceParameters(**{"dp_replicate": 1, "param_dtype": "float32", **sizes})
+
+
+class Result:
+    """What a run computed: losses and norms by step, evaluation, counts, full weights."""
+
+    def __init__(self, trainer: Any):
+        records = [record for record in trainer.state.log_history if "loss" in record]
+        self.losses = losses(trainer.state.log_history)
+        self.norms = [record["grad_norm"] for record in records]
+        self.evaluation = trainer.evaluate()["eval_loss"]
+        self.counts = (trainer.state.global_step, trainer.state.num_input_tokens_seen, trainer.state.num_target_tokens_seen)
+        self.weights = {name: whole(parameter) for name, parameter in trainer.model.named_parameters()}
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """A copy of all of a tensor, wherever its parts are."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    copy: torch.Tensor = full.detach().clone()
+    return copy
+
+
+def train(make: Any, parameters: DeviceParameters | None, data_size: int, **args: Any) -> Result:
+    """Train in this process, or in this process's part of several; the samples of a step are the same for any ``data_size``."""
+    values = {
+        "per_device_train_batch_size": GLOBAL_BATCH // data_size,
+        "gradient_accumulation_steps": 2,
+        "max_steps": STEPS,
+        "save_strategy": "no",
+        "grad_norm_log_interval": "log",
+        "max_grad_norm": 0.5,
+        # Where a gradient is zero but for rounding (the bias of keys), Adam would make steps of it.
+        "adam_epsilon": 1e-4,
+        **args,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = tiny_trainer(Path(folder), make(), uneven_samples(23), options={"device_parameters": parameters}, **values)
+        trainer.train()
+        return Result(trainer)
+
+
+def together(make: Any, nproc: int, parameters: DeviceParameters | None, data_size: int, timeout: float = 60, **args: Any) -> list[Result]:
+    """:func:`train` in several processes."""
+    return run(lambda: train(make, parameters, data_size, **args), nproc, timeout=timeout)
+
+
+def largest_error(one: Result, other: Result) -> float:
+    """Largest relative difference of losses, norms, evaluation, and of all weights together."""
+    assert one.counts == other.counts
+    assert [step for step, _ in one.losses] == [step for step, _ in other.losses] == list(range(1, STEPS + 1))
+    pairs = [
+        *zip([loss for _, loss in one.losses], [loss for _, loss in other.losses], strict=True),
+        *zip(one.norms, other.norms, strict=True),
+        (one.evaluation, other.evaluation),
+    ]
+    assert one.weights.keys() == other.weights.keys()
+    difference = math.sqrt(sum(float((one.weights[name] - other.weights[name]).square().sum()) for name in one.weights))
+    size = math.sqrt(sum(float(weight.square().sum()) for weight in one.weights.values()))
+    errors: list[float] = [difference / size, *(abs(a - b) / abs(a) for a, b in pairs)]
+    return max(errors)
