@@ -55,6 +55,8 @@ BLOCKS = {
     "docs/commands.md": {"console": 6, "bash": 3, "python": 2},
     "docs/configuration.md": {"yaml": 6, "python": 1, "bash": 3, "console": 4},
     "docs/distributed.md": {"bash": 1},
+    "docs/equality.md": {"bash": 1},
+    "docs/scale.md": {"bash": 1},
     "docs/exactness.md": {"python": 2, "text": 2},
     "docs/templates.md": {"yaml": 4, "bash": 1, "console": 1},
 }
@@ -264,7 +266,7 @@ def test_no_install_may_pull_another_torch() -> None:
     assert re.search(r"^torch==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check", "bench", "clean"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check", "equality", "scale", "bench", "clean"])
 def test_targets_of_make(target: str, tmp_path: Path) -> None:
     """In a folder with spaces: a first call makes the environment, a second one installs nothing."""
     folder = tmp_path / "a folder"

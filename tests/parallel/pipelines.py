@@ -101,12 +101,14 @@ def pipeline_trainer(kind: str, folder: str, schedule: str, options: dict[str, A
     return PipelineTrainer(small_model(kind), arguments(folder, **values), **data(), distributed_env=environment, **(options or {}))
 
 
-def one_process(kind: str, **changes: Any) -> list[dict[str, float]]:
-    """The history of the same run in one process."""
+def one_process(kind: str, weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> list[dict[str, float]]:
+    """The history of the same run in one process, whose last weights are put into ``weights``."""
     from ironloom import Trainer
 
     trainer = Trainer(small_model(kind), arguments(tempfile.mkdtemp(), **changes), **data())
     trainer.train()
+    if weights is not None:
+        weights.update({name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()})
     return numbers(trainer)
 
 
