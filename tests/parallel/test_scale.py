@@ -155,3 +155,14 @@ def test_a_row_of_the_page_is_what_is_counted(name: str, index: int) -> None:
 @pytest.mark.parametrize(("name", "index"), [row for row in ROWS if row not in QUICK])
 def test_all_rows_of_the_page_are_what_is_counted(name: str, index: int) -> None:
     recreate(name, index)
+
+
+def test_a_checkpoint_has_twelve_bytes_for_each_parameter(tmp_path: Path) -> None:
+    from spread import decoder
+    from tiny import tiny_trainer
+
+    model = decoder(d_model=64, d_ffn=512)
+    tiny_trainer(tmp_path, model, max_steps=2).train()
+    (checkpoint,) = tmp_path.rglob("checkpoint-2")
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
+    assert size == pytest.approx(12 * sum(parameter.numel() for parameter in model.parameters()), rel=0.01)
