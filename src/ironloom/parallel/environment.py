@@ -144,13 +144,16 @@ class DistributedEnvironment:
         """Whether this is the first process of its machine."""
         return self.local_rank == 0
 
-    def start(self) -> None:
-        """Meet the other processes. Does nothing where there is one process, or a process group already.
+    def start(self, alone: bool = False) -> None:
+        """Meet the other processes. Does nothing where there is a process group already, or one process.
+
+        Args:
+            alone: Whether one process is to have a group, too.
 
         Raises:
             RankError: If they do not come, or the first process cannot be reached.
         """
-        if self.world_size == 1:
+        if self.world_size == 1 and not alone:
             return
         import torch.distributed as dist
 
@@ -160,7 +163,9 @@ class DistributedEnvironment:
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index or 0)
         try:
-            if not self._uses_env:
+            if self.world_size == 1:
+                options["store"] = dist.HashStore()  # type: ignore[attr-defined]
+            elif not self._uses_env:
                 address = (self.master_addr, self.master_port)
                 options["store"] = dist.TCPStore(*address, self.world_size, self.rank == 0)  # type: ignore[attr-defined]
             dist.init_process_group(self.backend or dist.get_default_backend_for_device(self.device), **options)
