@@ -51,6 +51,7 @@ class TrainLoop:
         self.learning_rate = 0.0
         self.team, self.phase = trainer.team, trainer.phase
         self._agreed_signal: int | None = None
+        self._is_writing = False
 
     def run(self) -> None:
         """Train until ``max_steps`` or until control says stop.
@@ -236,6 +237,8 @@ class TrainLoop:
             if self.args.grad_norm_log_interval == "checkpoint" or self.args.param_norm_log_interval == "checkpoint":
                 self.trainer.log(self._norms("checkpoint"))
             self.trainer.save_in_training()
+        elif not self._is_writing:
+            self.trainer.saving.settle()
 
     def _evaluate(self) -> None:
         """Evaluate; what does not come to its end is still asked for. A callback may ask for another one."""
@@ -274,11 +277,12 @@ class TrainLoop:
     def _agree(self) -> None:
         """What one process was asked for, by a callback or a signal, is asked of all."""
         if self.team.is_alone:
+            self._is_writing = self.trainer.saving.is_writing()
             return
         control, signums = self.trainer.control, (signal.SIGINT, signal.SIGTERM)
         flags = [field.name for field in dataclasses.fields(TrainerControl)]
         wishes = [bool(getattr(control, name)) for name in flags] + [self.signals.received == signum for signum in signums]
-        agreed = self.team.any(wishes)
+        *agreed, self._is_writing = self.team.any([*wishes, self.trainer.saving.is_writing()])
         for name, wish in zip(flags, agreed, strict=False):
             setattr(control, name, wish)
         self._agreed_signal = next((signum for signum, wish in zip(signums, agreed[len(flags) :], strict=True) if wish), None)
@@ -288,11 +292,12 @@ class TrainLoop:
         signum = self.signals.received if self.team.is_alone else self._agreed_signal
         if signum is None:
             return
+        self.trainer.saving.settle()
         name, step = signal.Signals(signum).name, self.trainer.state.global_step
         saved = "nothing was saved, because save_strategy is 'no'"
         if self.args.save_strategy != "no":
             self.trainer.control.should_save = False
-            path = self.trainer.save_in_training()
+            path = self.trainer.save_in_training(at_once=True)
             saved = f"saved {path}" if path else "the checkpoint could not be saved"
         raise Interrupted(signum, f"stopped by {name} after step {step}: {saved}")
 
@@ -309,7 +314,7 @@ class TrainLoop:
             if not self.engine.is_finite():
                 error.add_note("the weights are not finite any more and are not saved: go on from an earlier checkpoint")
                 return
-            path = self.trainer.save_in_training()
+            path = self.trainer.save_in_training(at_once=True)
             if path:
                 error.add_note(f"step {self.trainer.state.global_step} is saved in {path}")
 

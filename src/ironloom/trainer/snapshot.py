@@ -66,17 +66,17 @@ class Snapshot:
         if configuration.exists():
             shutil.copyfile(configuration, folder / "run.yaml")
 
-    def parts(self, peers: Peers, *, writers: tuple[int, ...] | None = None, hold: bool = False) -> Iterator[Part]:
+    def parts(self, peers: Peers, *, hold: bool = False) -> Iterator[Part]:
         """The other files that this process writes. Every process of ``peers`` iterates over all of its own.
 
         Args:
-            peers: Those that save together.
-            writers: Ranks that write tensors; None: all, each a like share.
+            peers: Those that save together. Each writes a like share of the tensors, or the first all, as the arguments say.
             hold: Copy what the next step would change: the parts are written later.
 
         Raises:
             TypeError: In every process, if the state of one cannot be stored.
         """
+        writers = None if self.args.all_write else (0,)
         yield from weight_parts(weights_of(self.model), peers, writers=writers, hold=hold)
         optimizer = self.engine.optimizer
         if self.args.save_optimizer_state and optimizer is not None:
