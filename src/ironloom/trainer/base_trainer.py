@@ -17,7 +17,7 @@ from torch import nn
 from ironloom.callbacks import CallbackHandler, MetricsWriter, ProgressCallback, TrainerControl, TrainerState
 from ironloom.callbacks.report import trackers
 from ironloom.checkpoint.folder import CheckpointFolder
-from ironloom.checkpoint.manifest import verify
+from ironloom.checkpoint.manifest import FileEntry, verify
 from ironloom.checkpoint.publish import publish_files
 from ironloom.device import seed_everything
 from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceError
@@ -95,6 +95,7 @@ class BaseTrainer(ExtensibleTrainer):
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
         self.saving = Saving(self)
+        self.at_step = 0
         self.best_checkpoint_before: str | None = None
 
     # Processes
@@ -115,7 +116,7 @@ class BaseTrainer(ExtensibleTrainer):
 
         Args:
             name: ``data``, ``forward``, ``optimizer``, ``log``, ``evaluate`` or ``save``.
-            step: Number of the optimizer step, from 1.
+            step: Number of the optimizer step, from 1; never less than before.
         """
 
     def _tell_place(self) -> None:
@@ -327,8 +328,8 @@ class BaseTrainer(ExtensibleTrainer):
         """Save a checkpoint of several processes, each of which calls this; its path."""
 
     @abstractmethod
-    def _write_checkpoint(self, folder: Path) -> None:
-        """Put the files of a checkpoint into a staging folder."""
+    def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
+        """Put the files of a checkpoint into a staging folder; what is known of them."""
 
 
 def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArguments:

@@ -25,6 +25,8 @@ from torch import nn
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.checkpoint.manifest import FileEntry
+from ironloom.checkpoint.shared_folder import written
 from ironloom.checkpoint.shared_tree import differing_parts, load_differing, tree_parts
 from ironloom.checkpoint.tree import load_tree, opened_tree, pack
 from ironloom.errors import CheckpointError, ConfigError
@@ -53,11 +55,10 @@ class Snapshot:
     args: TrainingArguments
     processing_class: Any = None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> dict[str, FileEntry]:
         """Write every file of the checkpoint into a staging folder; for a process that is alone."""
         self.extras(folder)
-        for part in self.parts(ALONE):
-            part.write(folder)
+        return {part.name: written(part, folder) for part in self.parts(ALONE)}
 
     def extras(self, folder: Path) -> None:
         """Write the files that are the same in every process and do not change with a step; one process does it."""
@@ -190,6 +191,7 @@ def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in weight_parts(weights_of(model), ALONE):
         part.write(folder)
+        part.check(folder)
     write_companions(model, processing_class, folder)
 
 

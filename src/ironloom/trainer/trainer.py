@@ -12,6 +12,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
+from ironloom.checkpoint.manifest import FileEntry
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.settings.dream.device import DeviceParameters
@@ -210,8 +211,8 @@ class Trainer(EvaluatingTrainer):
             self.processing_class,
         )
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        self._snapshot().write(folder)
+    def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
+        return self._snapshot().write(folder)
 
     def _save_together(self, step: int, info: dict[str, Any]) -> Path:
         from ironloom.checkpoint.shared_folder import SharedFolder
