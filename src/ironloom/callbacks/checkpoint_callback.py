@@ -115,7 +115,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Delete what is neither new nor among the best."""
-        self._saved = state.global_step
+        self._saved = kwargs.get("step", state.global_step)
         if not self._keep or self._metric is None or not state.is_world_process_zero:
             return
         folder = _folder(args)

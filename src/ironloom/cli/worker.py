@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ironloom import __version__
-from ironloom.callbacks import TrainerCallback
 from ironloom.checkpoint.discovery import findings
 from ironloom.cli.configuration import arguments_of, output_dir
 from ironloom.cli.train import PROCESSES
@@ -112,37 +111,6 @@ class Worker:
         checkpoints = findings(output_dir(graph) / "checkpoints")
         if any(found.checkpoint is not None and found.checkpoint.time >= self._started for found in checkpoints):
             arguments["resume_from_checkpoint"] = True
-
-
-class PhaseCallback(TrainerCallback):
-    """Tells the watch where the loop is.
-
-    Args:
-        watch: Of this rank.
-    """
-
-    def __init__(self, watch: Watch):
-        self._phase = watch.phase
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The first batches are read."""
-        self._phase("between steps", state.global_step)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forward and backward, then the update."""
-        self._phase("forward and backward", state.global_step + 1)
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The next micro-batch."""
-        self._phase("forward and backward", state.global_step + 1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logging, evaluation, saving, and reading the next batches."""
-        self._phase("between steps", state.global_step)
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch of an evaluation."""
-        self._phase("evaluation", state.global_step)
 
 
 def checkpoint_bytes(graph: Graph) -> int:

@@ -98,7 +98,7 @@ class EvaluatingTrainer(BaseTrainer):
             keep=pick if keep else None,
             labels_key=(self.args.label_names or ["labels"])[0],
             need_labels=need_labels,
-            after_batch=lambda: self.emit("on_prediction_step"),
+            after_batch=self._after_batch,
             stop=stop,
             team=self.team,
         )
@@ -112,6 +112,10 @@ class EvaluatingTrainer(BaseTrainer):
             extra = self.compute_metrics(EvalPrediction(predictions, labels))
             metrics.update({name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in extra.items()})
         return PredictionOutput(predictions, labels, metrics)
+
+    def _after_batch(self) -> None:
+        self.phase("evaluate", self.at_step)
+        self.emit("on_prediction_step")
 
     def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Logits, labels and metrics over a data set.

@@ -12,6 +12,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
+from ironloom.checkpoint.manifest import FileEntry
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.settings.dream.device import DeviceParameters
@@ -106,6 +107,8 @@ class Trainer(EvaluatingTrainer):
             except BaseException:
                 self.callback_handler.close()
                 raise
+            finally:
+                self.saving.leave()  # before another run may have the folder
 
     @contextlib.contextmanager
     def _run_lock(self) -> Iterator[None]:
@@ -137,6 +140,7 @@ class Trainer(EvaluatingTrainer):
         engine.model.train()
         self.emit("on_train_begin")
         TrainLoop(self, engine, self.train_dataloader, plan, self._progress, signals).run()
+        self.saving.settle()
         if self.args.load_best_model_at_end:
             self._load_best()
         metrics = self._speed(time.perf_counter() - start, steps_before, tokens_before)
@@ -207,8 +211,8 @@ class Trainer(EvaluatingTrainer):
             self.processing_class,
         )
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        self._snapshot().write(folder)
+    def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
+        return self._snapshot().write(folder)
 
     def _save_together(self, step: int, info: dict[str, Any]) -> Path:
         from ironloom.checkpoint.shared_folder import SharedFolder
@@ -278,7 +282,7 @@ class Trainer(EvaluatingTrainer):
         if self.args.load_best_model_at_end:
             self.control.should_save = True
         if self.control.should_save:
-            self._best_checkpoint_before = self.state.best_model_checkpoint
+            self.best_checkpoint_before = self.state.best_model_checkpoint
             self.state.best_model_checkpoint = str(self.checkpoints.path(self.state.global_step))
 
     def _ranking(self, metrics: dict[str, float]) -> float:
