@@ -16,7 +16,6 @@ from ironloom.errors import ConfigError, DataError
 from ironloom.objectives import CrossEntropy
 from ironloom.parallel import DistributedEnvironment
 from ironloom.parallel.pipeline.loss import MeanLoss, objective_of
-from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.trainer.pipeline_trainer import PipelineTrainer
 from parallel.pipelines import arguments, data, deviation, numbers, one_process, pipeline_trainer, small_model, texts
@@ -169,12 +168,6 @@ def _refusal(folder: str, changes: dict[str, Any], options: dict[str, Any], sche
     except (ConfigError, DataError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was refused"
-
-
-def test_what_a_pipeline_cannot_be_combined_with_is_named(tmp_path: Path) -> None:
-    options = {"device_parameters": DeviceParameters(pipeline_parallel_size=2, dp_replicate=1, dp_shard=2, param_dtype="float32")}
-    for told in run(_refusal, 4, str(tmp_path), {}, options, "ScheduleGPipe"):
-        assert told.startswith("ConfigError") and "not with dp_shard 2" in told
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ironloom.callbacks.textgen_callback import TextgenCallback
 from ironloom.errors import ConfigError
 from ironloom.objectives import choose_objective
 from ironloom.settings.dream.device import DeviceParameters
@@ -29,6 +30,9 @@ class EvaluatingTrainer(BaseTrainer):
         preprocess_logits_for_metrics: ``f(logits, labels)`` -> what is kept of the logits for it.
         device_parameters: How several processes share the work; by default each holds a copy of the model.
     """
+
+    #: Makes the schedule of a pipeline, instead of the class that the arguments name.
+    pipe_schedule_factory: Callable[..., Any] | None = None
 
     def __init__(
         self,
@@ -138,9 +142,30 @@ class EvaluatingTrainer(BaseTrainer):
             self._check_precision()
             if self.team.is_alone:
                 self.model.to(self.device)
-            objective = self._objective(loader)
-            self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
+            if self.team.place.degrees.pp > 1:
+                self._engine = self._pipeline_engine(loader)
+            else:
+                objective = self._objective(loader)
+                self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
         return self._engine
+
+    def _pipeline_engine(self, loader: Any) -> NativeEngine:
+        """The engine of a model that is cut into stages; ``loader`` gives a batch that shows what it is called with."""
+        from ironloom.settings.pipeline import pipeline_arguments
+        from ironloom.trainer.pipeline_engine import PipelineEngine
+
+        self._check_parts()
+        args = pipeline_arguments(self.args, self.team.place.degrees.pp)
+        batch = next(iter(loader.iterate(0)), None)
+        if self.team.any([batch is None])[0]:
+            raise ConfigError("a pipeline needs a batch of data in every process to see what the model is called with: use fewer processes")
+        objective = self._objective(loader)
+        return PipelineEngine(self.model, objective, args, self.team, batch, self.pipe_schedule_factory, self.device_parameters)
+
+    def _check_parts(self) -> None:
+        """Refuse what needs the whole model in one process."""
+        if any(isinstance(callback, TextgenCallback) for callback in self.callback_handler.callbacks):
+            raise ConfigError("TextgenCallback generates with the whole model, which no process of a pipeline has: leave it out")
 
     def _check_precision(self) -> None:
         if any(parameter.is_meta for parameter in self.model.parameters()):

@@ -183,6 +183,14 @@ class Trainer(EvaluatingTrainer):
         check_scheduler(self.lr_scheduler, self.args)
         engine.set_optimizer(self.optimizer, self.lr_scheduler)
 
+    def _check_parts(self) -> None:
+        super()._check_parts()
+        if self._given_optimizers[0] is not None:
+            raise ConfigError(
+                "an optimizer that was made of the whole model cannot train its stages: "
+                "give optimizer_factory or optimizer_cls_and_kwargs, which are called in each process with its own parameters"
+            )
+
     def _speed(self, seconds: float, steps_before: int, tokens_before: int) -> dict[str, float]:
         steps = self.state.global_step - steps_before
         samples = steps * self.args.train_batch_size * self.team.place.data_size * self.args.gradient_accumulation_steps
