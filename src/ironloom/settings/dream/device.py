@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator, FiniteFloat
+from pydantic import BeforeValidator, FiniteFloat, InstanceOf
 
 from ironloom.errors import Problem
 from ironloom.settings.base import setting
 from ironloom.settings.dream.base import BaseConfig
-from ironloom.settings.dream.world import visible_devices, world_size
+from ironloom.settings.dream.world import fitting, visible_devices, world_size
 
 DISTRIBUTED = "it comes with distributed training"
 MEMORY = "it comes with activation checkpointing"
@@ -36,9 +36,19 @@ Dtype = Annotated[Literal["bfloat16", "float16", "float32"], BeforeValidator(_dt
 class Comm(BaseConfig):
     """Communication between processes."""
 
-    init_timeout_seconds: Count = setting(300, "Patience with a silent rank until the first step.", planned=DISTRIBUTED)
-    train_timeout_seconds: Count = setting(300, "Patience with a silent rank from then on.", planned=DISTRIBUTED)
-    trace_buf_size: Annotated[int, Ge(0)] = setting(20000, "Entries of the flight recorder.", planned=DISTRIBUTED)
+    init_timeout_seconds: Count = setting(600, "Patience with a silent rank until training begins.")
+    train_timeout_seconds: Count = setting(600, "Patience with a silent rank from then on.")
+    trace_buf_size: Annotated[int, Ge(0)] = setting(
+        256, "Collectives of each rank that PyTorch's flight recorder keeps, to tell after a failure who called which."
+    )
+    backend: Literal["nccl", "gloo"] | None = setting(
+        None, "How processes talk; null, and nccl where there is no CUDA: as the device does, gloo on a CPU."
+    )
+
+
+def _comm(value: Any) -> Any:
+    """A mapping as the settings it stands for; anything else as it is."""
+    return Comm(**value) if isinstance(value, dict) else value
 
 
 @dataclass(kw_only=True)
@@ -84,18 +94,21 @@ class DeviceParameters(BaseConfig):
         "allgather", "How keys and values go round.", planned=DISTRIBUTED
     )
 
-    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
+    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.")
+    recompute: Literal["full", "selective"] = setting(
+        "full", "What is recomputed: all of each block, or what is cheap to compute beside its matrix products."
+    )
     activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(
         1.0, "Share of the activations that the compiler may keep.", planned=MEMORY
     )
     offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.", planned=DISTRIBUTED)
-    offload_parameters: bool = setting(False, "Keep weights in host memory.", planned=DISTRIBUTED)
-    comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
+    offload_parameters: bool = setting(False, "Keep sharded weights in host memory.")
+    comm: Annotated[InstanceOf[Comm], BeforeValidator(_comm)] = setting(default_factory=Comm, doc="Communication between processes.")
 
     def problems(self) -> Iterable[Problem]:
         """Combinations that cannot be, and a number of devices that is not there."""
         data = [name for name in ("dp_replicate", "dp_shard") if getattr(self, name) == "auto"]
-        others = [name for name in _FIXED[1:] if getattr(self, name) == "auto"]
+        others = [name for name in _FIXED[1:4] if getattr(self, name) == "auto"]
         # A data-parallel size that is given settles one of its two parts, but not both.
         autos = [*data, *others] if self.data_parallel_size is None or len(data) > 1 else others
         if len(autos) > 1:
@@ -105,6 +118,8 @@ class DeviceParameters(BaseConfig):
             yield Problem("force_fsdp and force_ddp exclude each other", "force_ddp", hint="drop one of them")
         if self.async_tensor_parallel and not self.compile_model:
             yield Problem("asynchronous tensor parallelism is the compiler's work", "async_tensor_parallel", hint="set compile_model")
+        if self.recompute != "full" and not self.checkpoint_activations:
+            yield Problem("has no effect without checkpoint_activations", "recompute", hint="set checkpoint_activations")
         yield from self._data_parallel_problems()
         yield from self._world_problems()
 
@@ -122,10 +137,14 @@ class DeviceParameters(BaseConfig):
         known, is_open = self._known_devices()
         world, devices = world_size(), visible_devices()
         sizes = " x ".join(f"{label} {size}" for label, size in self._sizes().items() if size not in (1, "auto"))
-        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto")), "data_parallel_size")
+        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto", None)), "dp_replicate")
         if world is not None and (world % known or (not is_open and known != world)):
             found = f"total devices ({known}) must match the available processes ({world}): {sizes or 'every size is 1'}"
-            yield Problem(found, path, hint="change a size, start as many processes, or set one size to 'auto'")
+            size = self._sizes().get(path, 1)
+            size = size if isinstance(size, int) else 1
+            can_open = not is_open and self.data_parallel_size is None and world % (known // int(self.dp_replicate)) == 0
+            open_up = "dp_replicate 'auto' or " if can_open else ""
+            yield Problem(found, path, hint=open_up + fitting(size, known // size, world, is_open))
         elif world is None and devices is not None and known > devices:
             yield Problem(f"total devices ({known}) must match available GPUs ({devices}): {sizes}", path, hint="make a size smaller")
 
@@ -153,15 +172,11 @@ class DeviceParameters(BaseConfig):
         return world // known * math.prod(size for size in parts if isinstance(size, int))
 
     def unavailable(self) -> Iterable[Problem]:
-        """What can be written here but not run yet: every parallel size above 1, and what is marked so."""
+        """What can be written here but not run yet."""
         yield from super().unavailable()
-        for name, size in self._sizes().items():
-            if isinstance(size, int) and size > 1:
-                yield Problem(f"{size} is not available yet: {DISTRIBUTED}", name, hint="leave the key out")
         if self.activation_dtype not in (None, self.param_dtype):
             message = f"{self.activation_dtype!r} beside param_dtype {self.param_dtype!r} is not available yet"
             yield Problem(message, "activation_dtype", hint="leave the key out")
-        yield from (Problem(each.message, f"comm.{each.path}", hint=each.hint) for each in self.comm.unavailable())
 
     @classmethod
     def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
@@ -196,4 +211,4 @@ class DeviceParameters(BaseConfig):
         return cls(**{"dp_replicate": "auto", "dp_shard": dp_shard, "tensor_parallel_size": tensor_parallel, **options})
 
 
-_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size", "dp_replicate", "data_parallel_size")
