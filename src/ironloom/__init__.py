@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     )
     from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
     from ironloom.models import Decoder
+    from ironloom.parallel import DistributedEnvironment
     from ironloom.settings import ModelConfig
     from ironloom.trainer import (
         AbstractBaseTrainer,
         BaseTrainer,
         EvalPrediction,
         ExtensibleTrainer,
+        PipelineTrainer,
+        PipelineTrainingArguments,
         PredictionOutput,
         Trainer,
         TrainerControl,
@@ -45,12 +48,15 @@ _HOME = {
     "DataError": "ironloom.errors",
     "Decoder": "ironloom.models",
     "DeviceParameters": "ironloom.configs",
+    "DistributedEnvironment": "ironloom.parallel",
     "DreamTrainerConfig": "ironloom.configs",
     "EvalPrediction": "ironloom.trainer",
     "ExtensibleTrainer": "ironloom.trainer",
     "Interrupted": "ironloom.errors",
     "IronloomError": "ironloom.errors",
     "ModelConfig": "ironloom.settings",
+    "PipelineTrainer": "ironloom.trainer",
+    "PipelineTrainingArguments": "ironloom.settings",
     "PredictionOutput": "ironloom.trainer",
     "ProgressCallback": "ironloom.callbacks",
     "RankError": "ironloom.errors",
@@ -76,12 +82,15 @@ __all__ = [
     "DataError",
     "Decoder",
     "DeviceParameters",
+    "DistributedEnvironment",
     "DreamTrainerConfig",
     "EvalPrediction",
     "ExtensibleTrainer",
     "Interrupted",
     "IronloomError",
     "ModelConfig",
+    "PipelineTrainer",
+    "PipelineTrainingArguments",
     "PredictionOutput",
     "ProgressCallback",
     "RankError",

@@ -69,7 +69,11 @@ def test_the_same_run_and_the_same_checkpoints(tmp_path: Path, slow_disk: Callab
         assert one.info == other.info
         assert {name: entry.size for name, entry in one.files.items()} == {name: entry.size for name, entry in other.files.items()}
         resumed = [
-            train(tmp_path / f"{kind} {step}", resume_from_checkpoint=tmp_path / kind / "checkpoints" / f"checkpoint-{step}", save_strategy="no")
+            train(
+                tmp_path / f"{kind} {step}",
+                resume_from_checkpoint=tmp_path / kind / "checkpoints" / f"checkpoint-{step}",
+                save_strategy="no",
+            )
             for kind in ("sync", "async")
         ]
         for other in resumed:

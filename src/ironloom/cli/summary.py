@@ -63,7 +63,10 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
 
 
 def samples(trainer: Trainer, count: int = 3) -> list[str]:
-    """Held-out beginnings and how the model goes on, one line each."""
+    """Held-out beginnings and how the model goes on, one line each; none of a model that no process has the whole of."""
+    degrees = trainer.team.place.degrees
+    if degrees.product != degrees.dp_replicate:
+        return []
     tokenizer, dataset = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
     if not isinstance(tokenizer, Tokenizer):
         return []

@@ -64,7 +64,7 @@ def explain(graph: Graph, key: str | None = None) -> list[Explanation]:
     holder, rest = _reach(graph.root, wanted)
     if not rest:
         inside = [wanted] if is_leaf(holder) else [path for path, value in walk(holder, wanted) if _is_end(value)]
-        chosen += [_first_place(graph, path, first) for path in inside]
+        chosen = [*(_first_place(graph, path, first) for path in inside), *chosen]
     elif len(rest) == 1 and isinstance(holder, Node) and rest[0] in defaults(holder.target):
         step = Step(defaults(holder.target)[str(rest[0])], _default_of(holder))
         return [Explanation(dotted((*first[id(holder)], rest[0])), (), (step,))]

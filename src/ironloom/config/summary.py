@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ironloom.config.graph import Graph, Node, is_plain, walk
+from ironloom.config.processes import data_parallel
+from ironloom.settings.dream.world import world_size
 from ironloom.settings.model import ModelConfig, count_parameters
 from ironloom.settings.training import TrainingArguments
 
@@ -22,7 +23,7 @@ def summary(graph: Graph) -> str:
             parts.append(f"{count_parameters(ModelConfig(**shape), size):,} parameters (vocabulary of {size:,})")
     if training is not None:
         args = TrainingArguments(**training)
-        samples = args.per_device_train_batch_size * args.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+        samples = args.per_device_train_batch_size * args.gradient_accumulation_steps * data_parallel(graph, world_size() or 1)
         if data is not None:
             parts.append(f"{samples * data['seq_length']:,} tokens per step")
         parts.append(f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs")

@@ -19,6 +19,7 @@ import torch
 
 from ironloom.device import choose_device
 from ironloom.errors import ConfigError, RankError
+from ironloom.settings.dream.device import Comm
 
 #: Where the first process of a SLURM job listens unless ``MASTER_PORT`` says otherwise.
 DEFAULT_PORT = 29501
@@ -143,6 +144,13 @@ class DistributedEnvironment:
     def is_local_main_process(self) -> bool:
         """Whether this is the first process of its machine."""
         return self.local_rank == 0
+
+    def heed(self, comm: Comm) -> None:
+        """Take what settings say of the process group; call it before :meth:`start`."""
+        if comm.backend is not None and (comm.backend != "nccl" or self.device_type == "cuda"):
+            self.backend = comm.backend
+        if (comm.init_timeout_seconds, comm.train_timeout_seconds) != (Comm.init_timeout_seconds, Comm.train_timeout_seconds):
+            self.timeout = float(max(comm.init_timeout_seconds, comm.train_timeout_seconds))
 
     def start(self, alone: bool = False) -> None:
         """Meet the other processes. Does nothing where there is a process group already, or one process.

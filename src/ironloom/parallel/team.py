@@ -152,6 +152,8 @@ def make_team(environment: DistributedEnvironment, parameters: DeviceParameters 
     is_wrapped = parameters is not None and (parameters.force_fsdp or parameters.force_ddp or parameters.offload_parameters)
     if environment.world_size == 1 and not is_wrapped:
         return Team(Place(), environment.device)
+    if parameters is not None:
+        environment.heed(parameters.comm)
     environment.start(alone=True)
     mesh = make_mesh(degrees, environment.device_type)
     return Ranks(Place(environment.rank, environment.world_size, degrees, mesh), environment.device)

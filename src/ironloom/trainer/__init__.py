@@ -1,8 +1,10 @@
 """The trainers, their results, and the one loop behind them."""
 
 from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.base_trainer import BaseTrainer
+from ironloom.trainer.pipeline_trainer import PipelineTrainer
 from ironloom.trainer.trainer import Trainer
 from ironloom.trainer.types import AbstractBaseTrainer, EvalPrediction, ExtensibleTrainer, PredictionOutput, TrainOutput
 
@@ -11,6 +13,8 @@ __all__ = [
     "BaseTrainer",
     "EvalPrediction",
     "ExtensibleTrainer",
+    "PipelineTrainer",
+    "PipelineTrainingArguments",
     "PredictionOutput",
     "TrainOutput",
     "Trainer",

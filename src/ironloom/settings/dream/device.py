@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator, FiniteFloat
+from pydantic import BeforeValidator, FiniteFloat, InstanceOf
 
 from ironloom.errors import Problem
 from ironloom.settings.base import setting
 from ironloom.settings.dream.base import BaseConfig
-from ironloom.settings.dream.world import visible_devices, world_size
-
-DISTRIBUTED = "it comes with distributed training"
-MEMORY = "it comes with activation checkpointing"
-COMPILER = "it comes with the compiler's options"
+from ironloom.settings.dream.world import fitting, visible_devices, world_size
 
 Count = Annotated[int, Ge(1)]
 Size = Count | Literal["auto"]
@@ -36,9 +32,19 @@ Dtype = Annotated[Literal["bfloat16", "float16", "float32"], BeforeValidator(_dt
 class Comm(BaseConfig):
     """Communication between processes."""
 
-    init_timeout_seconds: Count = setting(300, "Patience with a silent rank until the first step.", planned=DISTRIBUTED)
-    train_timeout_seconds: Count = setting(300, "Patience with a silent rank from then on.", planned=DISTRIBUTED)
-    trace_buf_size: Annotated[int, Ge(0)] = setting(20000, "Entries of the flight recorder.", planned=DISTRIBUTED)
+    init_timeout_seconds: Count = setting(600, "Patience with a silent rank until training begins.")
+    train_timeout_seconds: Count = setting(600, "Patience with a silent rank from then on.")
+    trace_buf_size: Annotated[int, Ge(0)] = setting(
+        256, "Collectives of each rank that PyTorch's flight recorder keeps, to tell after a failure who called which."
+    )
+    backend: Literal["nccl", "gloo"] | None = setting(
+        None, "How processes talk; null, and nccl where there is no CUDA: as the device does, gloo on a CPU."
+    )
+
+
+def _comm(value: Any) -> Any:
+    """A mapping as the settings it stands for; anything else as it is."""
+    return Comm(**value) if isinstance(value, dict) else value
 
 
 @dataclass(kw_only=True)
@@ -66,46 +72,38 @@ class DeviceParameters(BaseConfig):
     context_parallel_size: Size = setting(1, "Devices that share each sequence.")
     dp_replicate: Size = setting("auto", "Copies of the model.")
     dp_shard: Size = setting(1, "Devices that share the weights of one copy.")
-    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.", planned=DISTRIBUTED)
-    force_ddp: bool = setting(False, "Wrap for replication on a single device too.", planned=DISTRIBUTED)
+    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.")
+    force_ddp: bool = setting(False, "Wrap for replication on a single device too.")
 
     param_dtype: Dtype = setting("bfloat16", "Type in which weights enter the arithmetic, and are gathered; they are kept in float32.")
     activation_dtype: Dtype | None = setting(
         None, "Type of the arithmetic of the forward and backward pass (autocast), and so of activations; null: param_dtype."
     )
-    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed over processes.", planned=DISTRIBUTED)
+    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed over processes.")
     error_if_nonfinite: bool = setting(True, "Stop at a loss or gradient that is not finite; false: skip that step.")
 
     compile_model: bool = setting(False, "Compile the model with torch.compile.")
-    compiled_autograd: bool = setting(False, "Compile the backward pass too.", planned=COMPILER)
+    compiled_autograd: bool = setting(False, "Compile the backward pass too.")
     async_tensor_parallel: bool | None = setting(
-        None, "Overlap the communication of tensor parallelism (CUDA, compiled, with sequence_parallel); null: do not.", planned=DISTRIBUTED
+        None, "Overlap the communication of tensor parallelism (CUDA, compiled, with sequence_parallel); null: do not."
     )
-    sequence_parallel: bool = setting(
-        False, "With tensor parallelism: norms, dropout and residual sums on slices of the sequence.", planned=DISTRIBUTED
-    )
-    loss_parallel: bool = setting(
-        False, "With tensor parallelism: the loss from logits of which each device has some columns.", planned=DISTRIBUTED
-    )
+    sequence_parallel: bool = setting(False, "With tensor parallelism: norms, dropout and residual sums on slices of the sequence.")
+    loss_parallel: bool = setting(False, "With tensor parallelism: the loss from logits of which each device has some columns.")
     context_parallel_rotate_method: Literal["allgather", "alltoall"] = setting(
-        "allgather", "How keys and values go round: all at once, or one device's after the other's (a ring).", planned=DISTRIBUTED
+        "allgather", "How keys and values go round: all at once, or one device's after the other's (a ring)."
     )
 
-    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
-    recompute: Literal["full", "selective"] = setting(
-        "full", "What is recomputed: whole blocks, or all but matrix products and attention.", planned=MEMORY
-    )
-    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(
-        1.0, "Share of the activations that the compiler may keep.", planned=MEMORY
-    )
-    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.", planned=DISTRIBUTED)
-    offload_parameters: bool = setting(False, "Keep weights in host memory.", planned=DISTRIBUTED)
-    comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
+    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.")
+    recompute: Literal["full", "selective"] = setting("full", "What is recomputed: whole blocks, or all but matrix products and attention.")
+    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(1.0, "Share of the activations that the compiler may keep.")
+    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.")
+    offload_parameters: bool = setting(False, "Keep sharded weights in host memory.")
+    comm: Annotated[InstanceOf[Comm], BeforeValidator(_comm)] = setting(default_factory=Comm, doc="Communication between processes.")
 
     def problems(self) -> Iterable[Problem]:
         """Combinations that cannot be, and a number of devices that is not there."""
         data = [name for name in ("dp_replicate", "dp_shard") if getattr(self, name) == "auto"]
-        others = [name for name in _FIXED[1:] if getattr(self, name) == "auto"]
+        others = [name for name in _FIXED[1:4] if getattr(self, name) == "auto"]
         # A data-parallel size that is given settles one of its two parts, but not both.
         autos = [*data, *others] if self.data_parallel_size is None or len(data) > 1 else others
         if len(autos) > 1:
@@ -142,10 +140,14 @@ class DeviceParameters(BaseConfig):
         known, is_open = self._known_devices()
         world, devices = world_size(), visible_devices()
         sizes = " x ".join(f"{label} {size}" for label, size in self._sizes().items() if size not in (1, "auto"))
-        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto")), "data_parallel_size")
+        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto", None)), "dp_replicate")
         if world is not None and (world % known or (not is_open and known != world)):
             found = f"total devices ({known}) must match the available processes ({world}): {sizes or 'every size is 1'}"
-            yield Problem(found, path, hint="change a size, start as many processes, or set one size to 'auto'")
+            size = self._sizes().get(path, 1)
+            size = size if isinstance(size, int) else 1
+            can_open = not is_open and self.data_parallel_size is None and world % (known // int(self.dp_replicate)) == 0
+            open_up = "dp_replicate 'auto' or " if can_open else ""
+            yield Problem(found, path, hint=open_up + fitting(size, known // size, world, is_open))
         elif world is None and devices is not None and known > devices:
             yield Problem(f"total devices ({known}) must match available GPUs ({devices}): {sizes}", path, hint="make a size smaller")
 
@@ -173,12 +175,8 @@ class DeviceParameters(BaseConfig):
         return world // known * math.prod(size for size in parts if isinstance(size, int))
 
     def unavailable(self) -> Iterable[Problem]:
-        """What can be written here but not run yet: every parallel size above 1, and what is marked so."""
+        """What can be written here but not run yet."""
         yield from super().unavailable()
-        for name, size in self._sizes().items():
-            if isinstance(size, int) and size > 1:
-                yield Problem(f"{size} is not available yet: {DISTRIBUTED}", name, hint="leave the key out")
-        yield from (Problem(each.message, f"comm.{each.path}", hint=each.hint) for each in self.comm.unavailable())
 
     @classmethod
     def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
@@ -222,4 +220,4 @@ _OPTIONS_OF = (
     ("compiled_autograd", False, "compile_model", ""),
     ("activation_memory_budget", 1.0, "compile_model", ""),
 )
-_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size", "dp_replicate", "data_parallel_size")
