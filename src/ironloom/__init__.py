@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     )
     from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
     from ironloom.models import Decoder
-    from ironloom.settings import ModelConfig
+    from ironloom.settings import AccelTrainingArguments, ModelConfig
     from ironloom.trainer import (
         AbstractBaseTrainer,
+        AccelTrainer,
         BaseTrainer,
         EvalPrediction,
         ExtensibleTrainer,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AbstractBaseTrainer": "ironloom.trainer",
+    "AccelTrainer": "ironloom.trainer",
+    "AccelTrainingArguments": "ironloom.settings",
     "BaseConfig": "ironloom.configs",
     "BaseTrainer": "ironloom.trainer",
     "BaseTrainerConfig": "ironloom.configs",
@@ -67,6 +70,8 @@ _HOME = {
 
 __all__ = [
     "AbstractBaseTrainer",
+    "AccelTrainer",
+    "AccelTrainingArguments",
     "BaseConfig",
     "BaseTrainer",
     "BaseTrainerConfig",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-_ACCELERATE = "training on several devices with Accelerate"
 _PIPELINE = "training a model in stages on several devices"
 
 PLANNED = {
-    "ironloom.trainer:AccelTrainer": _ACCELERATE,
-    "ironloom.settings:AccelTrainingArguments": _ACCELERATE,
     "ironloom.trainer:PipelineTrainer": _PIPELINE,
     "ironloom.settings:PipelineTrainingArguments": _PIPELINE,
 }
