@@ -63,9 +63,8 @@ class AccelEngine(NativeEngine):
         # Arithmetic in half precision is autocast's here as in every engine: Accelerate would put its own into model.forward.
         autocasts, accelerator.native_amp = accelerator.native_amp, False
         try:
-            with self.accelerated.in_force():
-                # The optimizer is made of weights that are in their place; its state is taken up by whoever resumes.
-                self._wrapped, self._stepper = accelerator.prepare(self.model, optimizer, device_placement=[True, False])
+            # The optimizer is made of weights that are in their place; its state is taken up by whoever resumes.
+            self._wrapped, self._stepper = accelerator.prepare(self.model, optimizer, device_placement=[True, False])
         finally:
             accelerator.native_amp = autocasts
         if not self.team.is_alone:

@@ -13,8 +13,11 @@ from ironloom.settings.accel import AccelTrainingArguments
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.accelerated import Accelerated, check_handlers, check_place, take_given, take_launched
+from ironloom.trainer.dispatched import DispatchedLoader
 from ironloom.trainer.engine import NativeEngine
+from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.trainer import Trainer
+from ironloom.trainer.types import PredictionOutput, TrainOutput
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,6 +53,8 @@ class AccelTrainer(Trainer):
         else:
             take_given(arguments, accelerator)
         self._accelerated = Accelerated(accelerator)
+        given = arguments.accelerator_args or {}
+        self._dispatches: bool = given.get("dispatch_batches") is True if accelerator is None else accelerator.dispatch_batches is True
         super().__init__(model, arguments, *rest, **kwargs)
         if accelerator is not None:
             self.environment = DistributedEnvironment(use_cpu=accelerator.device.type == "cpu")
@@ -59,12 +64,31 @@ class AccelTrainer(Trainer):
 
     @property
     def accelerator(self) -> Accelerator:
-        """The Accelerator; one of the trainer's own is made when it is first asked for, and the processes meet."""
+        """The Accelerator; one of the trainer's own is made when it is first asked for, and the processes meet.
+
+        It knows its place while the trainer trains or evaluates, so that callbacks can use it; for more than that give one of yours.
+        """
         if self._accelerated._accelerator is None:
             assert self.team is not None  # Accelerate takes the process group that is there
+            assert isinstance(self.args, AccelTrainingArguments)
             self._accelerated.make(self.args, self.environment)
             check_handlers(self._accelerated.accelerator)
         return self._accelerated.accelerator
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, as :meth:`Trainer.train` says."""
+        with self._accelerated.in_force():
+            return super().train(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, as :meth:`Trainer.evaluate` says."""
+        with self._accelerated.in_force():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predict, as :meth:`Trainer.predict` says."""
+        with self._accelerated.in_force():
+            return super().predict(*args, **kwargs)
 
     def _prepared_engine(self, loader: Any) -> NativeEngine:
         """The engine of the model; ``loader`` gives a batch to try if the kind of the model's loss is not known."""
@@ -76,6 +100,14 @@ class AccelTrainer(Trainer):
             self.model.to(self.device)
             self._engine = AccelEngine(self.model, self._objective(loader), self.args, self.team, self._accelerated)
         return self._engine
+
+    def _loader(self, dataset: Any, training: bool) -> Any:
+        place = self.team.place
+        if place.data_size == 1 or not self._dispatches:
+            return super()._loader(dataset, training)
+        ranks = range(place.data_size) if self.team.is_first else [place.data_rank]
+        options = (dataset, self.args, self.model, self.data_collator, self.processing_class, self.device, training)
+        return DispatchedLoader([build_loader(*options, rank, place.data_size) for rank in ranks], self.team.is_first, place.data_size)
 
 
 def _arguments(args: dict[str, Any] | TrainingArguments | None) -> AccelTrainingArguments:

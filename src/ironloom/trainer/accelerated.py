@@ -29,7 +29,7 @@ class Accelerated:
     """An Accelerator, and the state that Accelerate keeps beside it for the whole process.
 
     That state says what every Accelerator of a process is like. One that a trainer makes for itself has its own: it is
-    in force while the trainer speaks to Accelerate, so that neither another trainer nor the user's own code meets it.
+    in force while the trainer trains or evaluates, so that neither another trainer nor the user's own code meets it.
 
     Args:
         accelerator: One that the user has made; its state is the process's.
