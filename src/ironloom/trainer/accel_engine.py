@@ -168,14 +168,12 @@ class AccelEngine(NativeEngine):
         It does so once, in the order in which the first gradients arrive, and the order of a sum over many processes follows from
         it. Done before the first step, a run that is resumed sums as one that was not interrupted.
         """
-        bare, trained = self._wrapped.module, [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._wrapped.module = _Touch(trained)
+        bare, self._wrapped.module = self._wrapped.module, _Touch(self._wrapped.module)
         try:
             self._wrapped().backward()
         finally:
             self._wrapped.module = bare
-        for parameter in trained:
-            parameter.grad = None
+        self.model.zero_grad()
 
     def _share_scaler(self) -> None:
         """One loss scaler: Accelerate's, or where it has none, on the CPU, ours given to it."""
@@ -196,15 +194,16 @@ class AccelEngine(NativeEngine):
 class _Touch(nn.Module):
     """Every weight used once, in order, for a gradient of nothing."""
 
-    def __init__(self, weights: list[nn.Parameter]):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self._weights = weights
+        self.model = model
 
     def forward(self) -> torch.Tensor:
-        """Zero, of all weights."""
-        total = torch.zeros(())
-        for weight in self._weights:
-            total = total.to(weight.device) + (weight.reshape(-1)[:1] * 0).sum()
+        """Zero, of all weights that are trained."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        total = torch.zeros((), device=trained[0].device)
+        for weight in trained:
+            total = total + (weight.reshape(-1)[:1] * 0).sum()
         return total
 
 
