@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
     from ironloom.models import Decoder
     from ironloom.parallel import DistributedEnvironment
-    from ironloom.settings import ModelConfig
+    from ironloom.settings import AccelTrainingArguments, ModelConfig
     from ironloom.trainer import (
         AbstractBaseTrainer,
+        AccelTrainer,
         BaseTrainer,
         EvalPrediction,
         ExtensibleTrainer,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AbstractBaseTrainer": "ironloom.trainer",
+    "AccelTrainer": "ironloom.trainer",
+    "AccelTrainingArguments": "ironloom.settings",
     "BaseConfig": "ironloom.configs",
     "BaseTrainer": "ironloom.trainer",
     "BaseTrainerConfig": "ironloom.configs",
@@ -73,6 +76,8 @@ _HOME = {
 
 __all__ = [
     "AbstractBaseTrainer",
+    "AccelTrainer",
+    "AccelTrainingArguments",
     "BaseConfig",
     "BaseTrainer",
     "BaseTrainerConfig",

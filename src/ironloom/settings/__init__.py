@@ -1,5 +1,6 @@
 """Typed settings, free of torch."""
 
+from ironloom.settings.accel import AccelTrainingArguments
 from ironloom.settings.base import Settings, setting
 from ironloom.settings.dream.device import Comm, DeviceParameters
 from ironloom.settings.model import ModelConfig, PositionalEmbedding
@@ -7,6 +8,7 @@ from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.settings.training import TrainingArguments
 
 __all__ = [
+    "AccelTrainingArguments",
     "Comm",
     "DeviceParameters",
     "ModelConfig",

@@ -3,6 +3,7 @@
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.accel_trainer import AccelTrainer
 from ironloom.trainer.base_trainer import BaseTrainer
 from ironloom.trainer.pipeline_trainer import PipelineTrainer
 from ironloom.trainer.trainer import Trainer
@@ -10,6 +11,7 @@ from ironloom.trainer.types import AbstractBaseTrainer, EvalPrediction, Extensib
 
 __all__ = [
     "AbstractBaseTrainer",
+    "AccelTrainer",
     "BaseTrainer",
     "EvalPrediction",
     "ExtensibleTrainer",
