@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ironloom.trainer import (
         AbstractBaseTrainer,
         BaseTrainer,
+        DreamTrainer,
         EvalPrediction,
         ExtensibleTrainer,
         PredictionOutput,
@@ -45,6 +46,7 @@ _HOME = {
     "DataError": "ironloom.errors",
     "Decoder": "ironloom.models",
     "DeviceParameters": "ironloom.configs",
+    "DreamTrainer": "ironloom.trainer",
     "DreamTrainerConfig": "ironloom.configs",
     "EvalPrediction": "ironloom.trainer",
     "ExtensibleTrainer": "ironloom.trainer",
@@ -76,6 +78,7 @@ __all__ = [
     "DataError",
     "Decoder",
     "DeviceParameters",
+    "DreamTrainer",
     "DreamTrainerConfig",
     "EvalPrediction",
     "ExtensibleTrainer",

@@ -1,11 +1,15 @@
 """The trainers, their results, and the one loop behind them."""
 
+from typing import TYPE_CHECKING, Any
+
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.base_trainer import BaseTrainer
-from ironloom.trainer.dream import DreamTrainer
 from ironloom.trainer.trainer import Trainer
 from ironloom.trainer.types import AbstractBaseTrainer, EvalPrediction, ExtensibleTrainer, PredictionOutput, TrainOutput
+
+if TYPE_CHECKING:
+    from ironloom.trainer.dream import DreamTrainer
 
 __all__ = [
     "AbstractBaseTrainer",
@@ -20,3 +24,12 @@ __all__ = [
     "TrainerState",
     "TrainingArguments",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The trainer that reads configurations in code; the others do without that."""
+    if name == "DreamTrainer":
+        from ironloom.trainer.dream import DreamTrainer
+
+        return DreamTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,9 +69,11 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
         self._metrics: dict[str, Metric] = {}
         self.records = StepRecords()
         self._is_telling = False
-        self.parameters = config.device_parameters
+        # Where the arguments say the arithmetic, they say it for the devices too.
+        dtype = "bfloat16" if self._defaults.args.bf16 else "float16" if self._defaults.args.fp16 else "float32"
+        self.parameters = config.device_parameters.replace(param_dtype=dtype)
         callbacks = [*self._defaults.callbacks, *(callbacks or []), _Boundaries(self)]
-        super().__init__(nn.Module(), self._defaults.args, callbacks=callbacks, device_parameters=config.device_parameters)
+        super().__init__(nn.Module(), self._defaults.args, callbacks=callbacks, device_parameters=self.parameters)
 
     def fit(self, resume_from_checkpoint: bool | str | Path | None = None) -> TrainOutput:
         """Another name of :meth:`train`."""
