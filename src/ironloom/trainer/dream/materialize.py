@@ -45,4 +45,6 @@ def check_initialised(models: Mapping[str, nn.Module]) -> None:
         if tensor.is_floating_point() and not tensor.is_meta and bool(torch.isnan(tensor).any())
     ]
     if missing:
-        raise ConfigError(f"{', '.join(missing[:5])} have no values after init_weights: initialise them there, or make the model off the meta device")
+        raise ConfigError(
+            f"{', '.join(missing[:5])} have no values after init_weights: initialise them there, or make the model off the meta device"
+        )

@@ -47,7 +47,9 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
     dtype = precision(args, parameters)
     degrees = team.place.degrees
     if degrees.pp > 1 or "apply_pipeline_parallel" in overridden:
-        raise ConfigError("a training_step of your own runs whole models: leave pipelines to the PipelineTrainer, or share weights by dp_shard")
+        raise ConfigError(
+            "a training_step of your own runs whole models: leave pipelines to the PipelineTrainer, or share weights by dp_shard"
+        )
     if degrees.cp > 1:
         raise ConfigError("context_parallel_size above 1 cuts sequences, which only the default training_step knows: set it to 1")
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1

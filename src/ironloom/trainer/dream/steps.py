@@ -192,7 +192,9 @@ class StepEngine(NativeEngine):
         """
         window = self.window
         if window is None or not torch.is_grad_enabled():
-            raise ConfigError("backward() belongs into training_step")
+            raise ConfigError(
+                "backward() belongs into training_step; where that is to give the loss of validation too, write validation_step"
+            )
         if not loss.requires_grad:
             raise no_gradient()
         samples = batch_size(self._seen_batch or {})
@@ -285,7 +287,12 @@ class StepEngine(NativeEngine):
 
     def _validation_step(self, batch: Any, number: int) -> Any:
         self.trainer.pre_validation_step(batch, number)
-        return self.trainer.validation_step(batch, number)
+        try:
+            return self.trainer.validation_step(batch, number)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise ConfigError("training_step calls backward(), which validation has no gradients for: write validation_step") from error
 
     def begin_validation(self) -> None:
         """Forget what an earlier validation has counted."""
@@ -369,6 +376,16 @@ class ParallelStepEngine(StepEngine, ParallelEngine):
         if batch is None and not self.is_sharded:
             return EvalStep(0.0, 0, None)
         return StepEngine.evaluate(self, batch, keep_logits)
+
+    def end_validation(self) -> None:
+        """As in :class:`StepEngine`; weights that were gathered for it are parts again."""
+        super().end_validation()
+        if self.is_sharded:
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     def _places(self) -> tuple[int, ...]:
         return self._stream

@@ -103,7 +103,10 @@ def _items(returned: Any, models: Mapping[str, nn.Module]) -> list[tuple[str, An
         return []
     if isinstance(returned, Mapping):
         names = {id(model): name for name, model in models.items()}
-        return [(key if isinstance(key, str) else names.get(id(key), f"optimizer_{index}"), value) for index, (key, value) in enumerate(returned.items())]
+        return [
+            (key if isinstance(key, str) else names.get(id(key), f"optimizer_{index}"), value)
+            for index, (key, value) in enumerate(returned.items())
+        ]
     if isinstance(returned, list | tuple):
         return [(f"optimizer_{index}", value) for index, value in enumerate(returned)]
     return [("optimizer", returned)]

@@ -301,6 +301,8 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
             if result is not None and result.weight and not math.isfinite(result.loss):
                 raise DataError(f"the loss of the first {count} validation batches {name} is {result.loss} before the first step")
         self._reset_validation()
+        if isinstance(self._engine, StepEngine):
+            self._engine.end_validation()
 
     def _reset_validation(self) -> None:
         if isinstance(self._engine, StepEngine):
@@ -320,7 +322,10 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
         if not isinstance(engine, StepEngine):
             return super()._run_evaluation(dataset, prefix, stop, keep, need_labels)
         self._reset_validation()
-        output = super()._run_evaluation(dataset, prefix, stop, False, need_labels=True)
+        try:
+            output = super()._run_evaluation(dataset, prefix, stop, False, need_labels=True)
+        finally:
+            engine.end_validation()
         if output is None or output.metrics is None:
             return None
         metrics = output.metrics
@@ -328,7 +333,6 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
             del metrics[f"{prefix}_loss"]
         numbers = {**engine.validation.take(self.team), **computed(self._metrics, self.team)}
         metrics.update({f"{prefix}_{name}": value for name, value in numbers.items()})
-        engine.end_validation()
         self.post_validation_epoch(metrics)
         return output
 
