@@ -37,6 +37,7 @@ MODULES = {
     "dream_trainer.configs": "ironloom.configs",
     "dream_trainer.callbacks": "ironloom.callbacks",
     "dream_trainer.trainer": "ironloom.trainer",
+    "dream_trainer.trainer.dream": "ironloom.trainer",
     "dream_trainer.trainer.mixins": "ironloom.trainer",
 }
 
@@ -62,6 +63,7 @@ HOMES = {
         "TrainOutput",
         "Trainer",
     ),
+    "ironloom.trainer.dream": ("DreamTrainer",),
     "ironloom.callbacks": (
         "CallbackCollection",
         "CheckpointCallback",

@@ -48,6 +48,10 @@ class Engine(Protocol):
         """Accumulate the gradient of (loss sum / total); returns the loss sum over all ranks."""
         ...
 
+    def counted(self, weight: int) -> int:
+        """What the micro-batches weigh, now that they were run: ``weight``, if it was known before."""
+        ...
+
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
         """Clip the gradient; its L2 norm before that, if it was needed or wanted."""
         ...
@@ -128,6 +132,10 @@ class NativeEngine:
                 substep()
             loss_sum += self._micro_batch(batch, divisor, random_key(*key, index))
         return loss_sum
+
+    def counted(self, weight: int) -> int:
+        """An objective knows the weight before."""
+        return weight
 
     def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
         """Forward and backward of one micro-batch; its loss sum."""

@@ -125,6 +125,7 @@ class TrainLoop:
         weight = engine.weight(window)
         key = ("step", self.args.seed, state.global_step)
         loss_sum = engine.forward_backward(window, weight, key, self._substep)
+        weight = engine.counted(weight)
         self._phase("optimizer")
         self.learning_rate = engine.learning_rate()
         want_norm = self.args.grad_norm_log_interval is not None and self._flag_due(self.args.grad_norm_log_interval)
