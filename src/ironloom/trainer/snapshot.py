@@ -82,16 +82,17 @@ class Snapshot:
         if self.args.save_optimizer_state and optimizer is not None:
             tree = merged_groups({**by_name(optimizer, self.model), "configured": self.engine.configured}, peers)
             yield from tree_parts(tree, "optimizer", peers, split="state", writers=writers, hold=hold)
-        yield from peers.together(lambda: self._common_trees(hold) if peers.rank == 0 else [])
-        yield from differing_parts(self.callbacks.state_dict(), "callbacks", peers)
+        callbacks = peers.together(self.callbacks.state_dict)  # asked once: it is the user's code, and may count or cost
+        yield from peers.together(lambda: self._common_trees(callbacks, hold) if peers.rank == 0 else [])
+        yield from differing_parts(callbacks, "callbacks", peers)
 
-    def _common_trees(self, hold: bool) -> list[Part]:
+    def _common_trees(self, callbacks: Any, hold: bool) -> list[Part]:
         """What is the same in every process, and small."""
         rest = {
             "state": self.state.to_dict(),
             "progress": self.progress.to_dict(),
             "control": dataclasses.asdict(self.control),
-            "callbacks": self.callbacks.state_dict(),
+            "callbacks": callbacks,
             "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
         }
         parts = list(tree_parts(rest, "trainer_state", ALONE, hold=hold))
