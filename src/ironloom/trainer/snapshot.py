@@ -83,7 +83,7 @@ class Snapshot:
         if self.args.save_optimizer_state and optimizer is not None:
             tree = merged_groups({**by_name(optimizer, self.model), "configured": self.engine.configured}, peers)
             yield from tree_parts(tree, "optimizer", peers, split="state", writers=writers, hold=hold)
-        callbacks = peers.together(self.callbacks.state_dict)
+        callbacks = peers.together(self.callbacks.state_dict)  # asked once: it is the user's code, and may count or cost
         yield from peers.together(lambda: self._common_trees(callbacks, hold) if peers.rank == 0 else [])
         yield from differing_parts(callbacks, "callbacks", peers)
 
