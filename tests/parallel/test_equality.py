@@ -19,6 +19,12 @@ ALONE = {
     "tensor parallel": (2, {"tensor_parallel_size": 2}, 1),
     "context parallel": (2, {"context_parallel_size": 2}, 1),
 }
+OPTIONS = {
+    "loss parallel": (2, {"tensor_parallel_size": 2, "loss_parallel": True}, 1),
+    "sequence parallel": (2, {"tensor_parallel_size": 2, "sequence_parallel": True}, 1),
+    "sequence and loss parallel": (2, {"tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True}, 1),
+    "ring": (2, {"context_parallel_size": 2, "context_parallel_rotate_method": "alltoall"}, 1),
+}
 PRODUCTS = {
     "data parallel x4": (4, None, 4),
     "hybrid sharded": (4, {"dp_replicate": 2, "dp_shard": 2}, 4),
@@ -28,9 +34,25 @@ PRODUCTS = {
     "data x context parallel": (4, {"dp_replicate": 2, "context_parallel_size": 2}, 2),
     "sharded x context parallel": (4, {"dp_shard": 2, "context_parallel_size": 2}, 2),
     "context x tensor parallel": (4, {"context_parallel_size": 2, "tensor_parallel_size": 2}, 1),
+    "sharded x sequence and loss parallel": (
+        4,
+        {"dp_shard": 2, "tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True},
+        2,
+    ),
+    "ring x sequence parallel": (
+        4,
+        {"context_parallel_size": 2, "context_parallel_rotate_method": "alltoall", "tensor_parallel_size": 2, "sequence_parallel": True},
+        1,
+    ),
+    "ring of four x loss parallel": (
+        8,
+        {"context_parallel_size": 4, "context_parallel_rotate_method": "alltoall", "tensor_parallel_size": 2, "loss_parallel": True},
+        1,
+    ),
     "hybrid sharded x context parallel": (8, {"dp_replicate": 2, "dp_shard": 2, "context_parallel_size": 2}, 4),
     "sharded x context x tensor parallel": (8, {"dp_shard": 2, "context_parallel_size": 2, "tensor_parallel_size": 2}, 2),
 }
+FAMILIES = ["decoder, gated, untied", "llama", "qwen2", "mistral", "gpt2"]
 
 
 @functools.cache
@@ -48,6 +70,26 @@ def check(model: str, mode: tuple[int, dict[str, Any] | None, int]) -> None:
 @pytest.mark.parametrize("model", ["decoder", "llama, tied"])
 def test_a_mode_alone(model: str, mode: str) -> None:
     check(model, ALONE[mode])
+
+
+@pytest.mark.parametrize(
+    "model, mode",
+    [
+        ("decoder", "loss parallel"),
+        ("decoder", "sequence parallel"),
+        ("llama, tied", "sequence and loss parallel"),
+        ("llama, tied", "ring"),
+    ],
+)
+def test_an_option_of_a_mode(model: str, mode: str) -> None:
+    check(model, OPTIONS[mode])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", OPTIONS)
+@pytest.mark.parametrize("model", ["decoder", *FAMILIES])
+def test_an_option_of_a_mode_on_every_family(model: str, mode: str) -> None:
+    check(model, OPTIONS[mode])
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
@@ -75,8 +117,9 @@ def test_partly_frozen_models() -> None:
         return model
 
     alone = train(adapter, None, 1)
-    for sizes in ({"dp_shard": 2}, {"tensor_parallel_size": 2}):
-        for result in together(adapter, 2, spread_over(**sizes), 2 if "dp_shard" in sizes else 1):
+    split: dict[str, Any] = {"tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True}
+    for nproc, sizes in ((2, {"dp_shard": 2}), (2, {"tensor_parallel_size": 2}), (4, {"dp_shard": 2, **split})):
+        for result in together(adapter, nproc, spread_over(**sizes), 2 if "dp_shard" in sizes else 1):
             assert largest_error(alone, result) < TOLERANCE
 
 
@@ -87,7 +130,7 @@ def test_models_without_blocks_or_plans() -> None:
 
 @pytest.mark.parametrize("mode", ["data parallel", "sharded", "tensor parallel", "context parallel"])
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["decoder, gated, untied", "llama", "qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("model", FAMILIES)
 def test_a_mode_alone_on_every_family(model: str, mode: str) -> None:
     check(model, ALONE[mode])
 

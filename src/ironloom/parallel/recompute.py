@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, Literal
 
 import torch
@@ -41,7 +42,16 @@ def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
 def _forward(block: nn.Module, forward: Any, checkpoint: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(block, *args, **kwargs)
+    # A cache would be filled twice, and keep what is to be dropped. In training nobody reads it.
+    args = tuple(None if _is_cache(value) else value for value in args)
+    kwargs = {name: None if _is_cache(value) else value for name, value in kwargs.items()}
     return checkpoint(forward, block, *args, **options, **kwargs)
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether this is where a model of ``transformers`` keeps keys and values of earlier tokens."""
+    library = sys.modules.get("transformers")
+    return library is not None and isinstance(value, library.Cache)
 
 
 def _keep_products() -> Any:

@@ -66,7 +66,7 @@ def make_engine(
             raise ConfigError("float16 needs whole weights in every process: use bfloat16, or dp_replicate alone")
         if given.compiled_autograd and parted.is_sharded:
             raise ConfigError(
-                "compiled_autograd loses the gradients of sharded and split weights in this PyTorch: leave it out, or use dp_replicate alone"
+                "compiled_autograd loses the gradients of sharded and split weights in this PyTorch: leave it out, or use only dp_replicate"
             )
         engine = ParallelEngine(model, objective, args, team, parted)
         engine.reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
