@@ -13,7 +13,7 @@ from ironloom.objectives import choose_objective
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
 from ironloom.trainer.engine import NativeEngine, placed
-from ironloom.trainer.evaluation import evaluate, joined
+from ironloom.trainer.evaluation import evaluate, first_losses, joined
 from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.parallel_engine import make_engine
 from ironloom.trainer.types import EvalPrediction, PredictionOutput
@@ -116,6 +116,11 @@ class EvaluatingTrainer(BaseTrainer):
             extra = self.compute_metrics(EvalPrediction(predictions, labels))
             metrics.update({name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in extra.items()})
         return PredictionOutput(predictions, labels, metrics)
+
+    def _validation_losses(self, num_batches: int) -> list[float]:
+        """The mean loss of each of the first batches of the validation data, over all processes; nothing is recorded."""
+        loader = self.eval_dataloader
+        return first_losses(self._prepared_engine(loader), loader, num_batches, self.args.seed, self.team)
 
     def _after_batch(self) -> None:
         self.phase("evaluate", self.at_step)

@@ -138,7 +138,7 @@ class Trainer(EvaluatingTrainer):
             self.eval_dataloader = self._eval_loader(named(self.eval_dataset)[0][1])
         steps_before, tokens_before = self.state.global_step, self.state.num_input_tokens_seen
         engine.model.train()
-        self.emit("on_train_begin")
+        self.emit("on_train_begin", validation_losses=self._validation_losses)
         TrainLoop(self, engine, self.train_dataloader, plan, self._progress, signals).run()
         self.saving.settle()
         if self.args.load_best_model_at_end:
