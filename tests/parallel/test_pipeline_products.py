@@ -106,6 +106,22 @@ def test_every_schedule_goes_with_every_product(model: str, product: str, schedu
     check_schedule(model, product, schedule)
 
 
+def _adapter() -> Any:
+    """A model of which little is trained, and nothing outside of the blocks."""
+    model = MODELS["llama"]()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_proj" in name or "input_layernorm" in name)
+    return model
+
+
+@pytest.mark.parametrize("product", ["sharded", pytest.param("tensor", marks=pytest.mark.slow)])
+def test_partly_frozen_models(product: str) -> None:
+    nproc, sizes, data_size = PRODUCTS[product]
+    alone = train(_adapter, None, 1)
+    for result in whole_model(together(_adapter, nproc, spread_over(pipeline_parallel_size=2, **sizes), data_size)):
+        assert largest_error(alone, result) < NEAR
+
+
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 10}
 
 

@@ -56,7 +56,7 @@ def spread(
     """
     degrees = place.degrees
     if degrees.pp > 1:
-        raise ConfigError("pipeline_parallel_size above 1 needs the PipelineTrainer")
+        raise ConfigError("pipeline_parallel_size above 1 needs a trainer that cuts models into stages: Trainer or PipelineTrainer")
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1
     if offload and not is_sharded:
         raise ConfigError("offload_parameters needs sharded weights: set dp_shard")

@@ -83,7 +83,7 @@ class PipelineTrainingArguments(TrainingArguments):
             yield from pipeline_problems(self, self.pipeline_parallel_size)
 
 
-#: Chunks for each process of a pipeline, where the arguments name no number: with four a process waits a fifth of the time.
+#: Chunks for each process of a pipeline, where the arguments name no number: with four a process waits less than a fifth of the time.
 CHUNKS_PER_RANK = 4
 
 
