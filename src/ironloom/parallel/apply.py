@@ -73,7 +73,7 @@ def spread(
     """
     degrees = place.degrees
     if degrees.pp > 1:
-        raise ConfigError("pipeline_parallel_size above 1 needs the PipelineTrainer")
+        raise ConfigError("pipeline_parallel_size above 1 needs a trainer that cuts models into stages: Trainer or PipelineTrainer")
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or wrap or offload
     if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")

@@ -76,8 +76,6 @@ class PipelineTrainingArguments(TrainingArguments):
     def problems(self) -> Iterable[Problem]:
         """Combinations that no number of processes makes work."""
         yield from super().problems()
-        if self.torch_compile:
-            yield Problem("a model that is cut into stages is not compiled as a whole", path="torch_compile", hint="set it to false")
         if self.fp16:
             yield Problem("the loss scaler of fp16 does not know of stages on other processes", path="fp16", hint="use bf16")
         # Several stages with the default class: the trainer may get a factory of another one, and checks then.
@@ -85,7 +83,7 @@ class PipelineTrainingArguments(TrainingArguments):
             yield from pipeline_problems(self, self.pipeline_parallel_size)
 
 
-#: Chunks for each process of a pipeline, where the arguments name no number: with four a process waits a fifth of the time.
+#: Chunks for each process of a pipeline, where the arguments name no number: with four a process waits less than a fifth of the time.
 CHUNKS_PER_RANK = 4
 
 

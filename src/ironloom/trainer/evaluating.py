@@ -10,7 +10,9 @@ import torch
 from ironloom.callbacks.textgen_callback import TextgenCallback
 from ironloom.errors import ConfigError
 from ironloom.objectives import choose_objective
+from ironloom.parallel.recompute import recompute_blocks
 from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_arguments
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
 from ironloom.trainer.engine import NativeEngine, placed
 from ironloom.trainer.evaluation import evaluate, first_losses, joined
@@ -151,18 +153,20 @@ class EvaluatingTrainer(BaseTrainer):
                 self._engine = self._pipeline_engine(loader)
             else:
                 objective = self._objective(loader)
+                if isinstance(self.args, PipelineTrainingArguments) and self.args.checkpoint_sequential:
+                    recompute_blocks(self.model)
                 self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
         return self._engine
 
     def _pipeline_engine(self, loader: Any) -> NativeEngine:
         """The engine of a model that is cut into stages; ``loader`` gives a batch that shows what it is called with."""
-        from ironloom.settings.pipeline import pipeline_arguments
         from ironloom.trainer.pipeline_engine import PipelineEngine
 
         self._check_parts()
         args = pipeline_arguments(self.args, self.team.place.degrees.pp)
         batch = next(iter(loader.iterate(0)), None)
-        if self.team.any([batch is None])[0]:
+        is_missing = self.team.any([batch is None])[0]
+        if batch is None or is_missing:
             raise ConfigError("a pipeline needs a batch of data in every process to see what the model is called with: use fewer processes")
         objective = self._objective(loader)
         return PipelineEngine(self.model, objective, args, self.team, batch, self.pipe_schedule_factory, self.device_parameters)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,24 +11,22 @@ import torch
 from torch import nn
 
 from ironloom.device import random_key, seed_everything
-from ironloom.errors import ConfigError
 from ironloom.objectives import Objective
 from ironloom.parallel.gradients import sum_gradients
 from ironloom.parallel.norms import local, scale, total_norm
 from ironloom.parallel.pipeline.apply import spread_stages
 from ironloom.parallel.pipeline.chunks import part_of_batch
-from ironloom.parallel.pipeline.loss import Outputs, check_objective
+from ironloom.parallel.pipeline.loss import Outputs
 from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
-from ironloom.parallel.pipeline.schedules import ScheduleChoice, schedule_choice
 from ironloom.parallel.pipeline.shared import SharedParameters, holders
 from ironloom.parallel.pipeline.split import plan_stages
 from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
-from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
+from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
-from ironloom.trainer.parallel_engine import check_available, precision
+from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options
 
 
 class PipelineEngine(NativeEngine):
@@ -58,9 +55,9 @@ class PipelineEngine(NativeEngine):
         pipe_schedule_factory: Callable[..., Any] | None = None,
         parameters: DeviceParameters | None = None,
     ):
-        place, options = team.place, _options(args, parameters)
-        self._loss = check_objective(objective)
-        choice = _checked_choice(args, pipe_schedule_factory, place.degrees.pp)
+        place, options = team.place, stage_options(args, parameters)
+        self._loss = checked_objective(objective, place.degrees)
+        choice = checked_choice(args, pipe_schedule_factory, place.degrees.pp)
         super().__init__(model, objective, args, team.device)
         self.team, self.autocast_dtype = team, options.pop("dtype")
         # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
@@ -73,7 +70,7 @@ class PipelineEngine(NativeEngine):
         mine = [plans[index] for index in layout.stages_of(place.pp_rank)]
         made = spread_stages(model, mine, place, self.device, **options)
         self._sharded, self.context = made.sharded, made.context
-        _check_trained(model, team)
+        check_trained(model, team)
         self._shared = SharedParameters.of(model, holders(plans, layout), place.pp_rank, _pipelines(team))
         names = dict(model.named_parameters())
         self._uncounted = {id(names[name]) for name in self._shared.not_counted}
@@ -245,39 +242,6 @@ class _tokens_named:  # noqa: N801 - used as a function
 
 def _samples(batch: Mapping[str, Any]) -> int:
     return next((len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim), 0)
-
-
-def _options(args: PipelineTrainingArguments, parameters: DeviceParameters | None) -> dict[str, Any]:
-    """How the stages compute (``dtype``) and are spread (the rest: options of ``spread_stages``)."""
-    if parameters is not None:
-        check_available(parameters)
-    dtype = precision(args, parameters)
-    if dtype is torch.float16:
-        raise ConfigError("the loss scaler of float16 does not know of stages on other processes: use bfloat16")
-    is_compiled = args.torch_compile or (parameters is not None and parameters.compile_model)
-    return {
-        "dtype": dtype,
-        "recompute": parameters is not None and parameters.checkpoint_activations,
-        "offload": parameters is not None and parameters.offload_parameters,
-        "compiler": {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode} if is_compiled else None,
-    }
-
-
-def _checked_choice(args: PipelineTrainingArguments, factory: Callable[..., Any] | None, ranks: int) -> ScheduleChoice:
-    choice = schedule_choice(args.schedule_class, factory, args.stages_per_rank)
-    if choice.name is not None:
-        problems = list(pipeline_problems(dataclasses.replace(args, schedule_class=choice.name), ranks))
-        if problems:
-            raise ConfigError(problems)
-    return choice
-
-
-def _check_trained(model: nn.Module, team: Team) -> None:
-    """Refuse a process without anything to train: it could have no optimizer."""
-    has_none = not any(parameter.requires_grad for parameter in model.parameters())
-    if team.any([has_none])[0]:
-        where = "this process's stages hold" if has_none else "the stages of another process hold"
-        raise ConfigError(f"{where} no trainable parameter: use fewer stages, or cut with split_spec so that each process trains something")
 
 
 def _pipelines(team: Team) -> list[list[int]]:
