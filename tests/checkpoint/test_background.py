@@ -154,7 +154,7 @@ class At(TrainerCallback):
 def test_a_signal_waits_for_the_checkpoint_in_flight_and_saves_at_once(tmp_path: Path, slow_disk: Callable[[float], None]) -> None:
     slow_disk(0.2)
     saves = Saves()
-    with pytest.raises(Interrupted, match="after step 3: saved .*checkpoint-3"):
+    with pytest.raises(Interrupted, match=r"after step 3: saved .*checkpoint-3"):
         train(tmp_path, saves, At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), async_save=True)
     assert kept(tmp_path) == [2, 3]
     assert [step for step, _ in saves.seen] == [2, 3]

@@ -64,7 +64,7 @@ def _operations(model: nn.Module, strategy: Any) -> tuple[dict[str, int], torch.
 def test_what_is_recomputed(family: str) -> None:
     """Full: the forward pass of the blocks is done twice. Selective: of it only what is neither a product nor attention."""
     (once, exact), (full, full_gradient), (some, some_gradient) = (
-        _operations(MODELS[family](), strategy) for strategy in (None, "default", "optimized")
+        _operations(MODELS[family](), strategy) for strategy in (None, "full", "selective")
     )
     assert full["attention"] == 2 * once["attention"] > 0 and full["activations"] == 2 * once["activations"] > 0
     assert full["products"] > once["products"]

@@ -12,15 +12,15 @@ from torch import nn
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of
 
-Strategy = Literal["default", "optimized"]
+Strategy = Literal["full", "selective"]
 
 
-def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
+def recompute_blocks(model: nn.Module, strategy: Strategy = "full") -> None:
     """Keep only the inputs of each block of a model; the rest is computed again. The numbers do not change.
 
     Args:
         model: Not sharded yet. Its blocks are changed in place, their names are not.
-        strategy: ``default`` keeps nothing inside a block, ``optimized`` the results of matrix products and attention,
+        strategy: ``full`` keeps nothing inside a block, ``selective`` the results of matrix products and attention,
             which take longest to compute again.
 
     Raises:
@@ -32,7 +32,7 @@ def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
     if not blocks:
         raise ConfigError(f"{type(model).__name__} has no list of like blocks whose activations could be recomputed: leave the setting out")
     options: dict[str, Any] = {"use_reentrant": False}
-    if strategy == "optimized":
+    if strategy == "selective":
         options["context_fn"] = _keep_products
     for block in blocks.values():
         if "forward" not in vars(block):  # it is there if the model was prepared before

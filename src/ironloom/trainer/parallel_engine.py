@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import nn
 from ironloom.device import DTYPES, random_key
 from ironloom.errors import ConfigError, DataError
 from ironloom.objectives import Objective
-from ironloom.optim.offload import HostState
 from ironloom.parallel.apply import Spread, spread
 from ironloom.parallel.gradients import sum_gradients
 from ironloom.parallel.norms import local, scale, total_norm
@@ -22,6 +20,7 @@ from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
 
 if TYPE_CHECKING:
@@ -39,106 +38,20 @@ def make_engine(
     given = parameters or DeviceParameters(param_dtype="float32")
     check_together(given, team)
     dtype = precision(args, parameters)
-    is_compiled = args.torch_compile or given.compile_model
     if given.checkpoint_activations:
-        recompute_blocks(model, "optimized" if given.recompute == "selective" else "default")
+        recompute_blocks(model, given.recompute)
     if team.is_alone:
         model.to(team.device)
         engine = NativeEngine(model, objective, args, team.device)
-        if is_compiled:
+        if compiler_of(args, given) is not None:
             engine.compile(args)
     else:
-        degrees = team.place.degrees
-        parted = spread(
-            model,
-            team.place,
-            team.device,
-            None if parameters is None or given.param_dtype == "float32" else DTYPES[given.param_dtype],
-            given.offload_parameters,
-            {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode} if is_compiled else None,
-            reduce_dtype=DTYPES[given.reduce_dtype],
-            wrap=given.force_fsdp,
-            sequence_parallel=given.sequence_parallel and degrees.tp > 1,
-            loss_parallel=given.loss_parallel and degrees.tp > 1,
-            rotation=given.context_parallel_rotate_method,
-        )
-        if dtype is torch.float16 and parted.is_sharded:
-            raise ConfigError("float16 needs whole weights in every process: use bfloat16, or dp_replicate alone")
-        if given.compiled_autograd and parted.is_sharded:
-            raise ConfigError(
-                "compiled_autograd loses the gradients of sharded and split weights in this PyTorch: leave it out, or use only dp_replicate"
-            )
+        parted = spread(model, team.place, team.device, **spread_options(args, given, team.place.degrees))
+        check_spread(given, dtype, parted.is_sharded)
         engine = ParallelEngine(model, objective, args, team, parted)
         engine.reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
-    engine.autocast_dtype = dtype
-    if dtype is torch.float16 and engine.scaler is None:
-        engine.scaler = torch.amp.GradScaler(team.device.type)
-    if given.offload_optimizer:
-        engine.host_state = HostState()
-    if is_compiled:
-        engine.around = functools.partial(compiler_options, given, args)
+    equip(engine, args, given, dtype)
     return engine
-
-
-def check_together(parameters: DeviceParameters, team: Team) -> None:
-    """Refuse options that this device or these processes cannot have.
-
-    Raises:
-        ConfigError: Naming the option, and what to do.
-    """
-    degrees = team.place.degrees
-    for name in ("sequence_parallel", "loss_parallel"):
-        if getattr(parameters, name) and degrees.pp > 1:
-            raise ConfigError(
-                f"{name} does not go together with pipeline_parallel_size {degrees.pp}: leave {name} out, or set that size to 1"
-            )
-    if parameters.async_tensor_parallel:
-        if team.device.type != "cuda":
-            raise ConfigError(
-                f"async_tensor_parallel needs CUDA devices that read each other's memory, not {team.device.type}: leave it out"
-            )
-        if not parameters.sequence_parallel:
-            raise ConfigError("async_tensor_parallel overlaps the exchange of slices with products: set sequence_parallel, or leave it out")
-        from torch.distributed._symmetric_memory import enable_symm_mem_for_group
-
-        enable_symm_mem_for_group(team.place.group("tp").group_name)
-
-
-@contextlib.contextmanager
-def compiler_options(parameters: DeviceParameters, args: TrainingArguments) -> Iterator[None]:
-    """What parameters ask of the compiler, for a forward and backward pass within."""
-    with contextlib.ExitStack() as stack:
-        if parameters.activation_memory_budget < 1:
-            import torch._functorch.config
-
-            budget = parameters.activation_memory_budget
-            stack.enter_context(torch._functorch.config.patch(activation_memory_budget=budget))
-        if parameters.compiled_autograd:
-            import torch._dynamo.compiled_autograd
-
-            compiler = torch.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-            stack.enter_context(torch._dynamo.compiled_autograd._enable(compiler))
-        if parameters.async_tensor_parallel:
-            import torch._inductor.config
-
-            stack.enter_context(torch._inductor.config.patch(_micro_pipeline_tp=True))
-        yield
-
-
-def precision(args: TrainingArguments, parameters: DeviceParameters | None) -> torch.dtype | None:
-    """The type of the arithmetic, None for float32.
-
-    Raises:
-        ConfigError: If the two say different things.
-    """
-    asked = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
-    name = asked or "float32"
-    if parameters is not None:
-        name = parameters.activation_dtype or parameters.param_dtype
-        if asked not in (None, name):
-            field = "param_dtype" if parameters.activation_dtype is None else "activation_dtype"
-            raise ConfigError(f"the arguments ask for {asked}, but {field} is {name}: drop one of them")
-    return None if name == "float32" else DTYPES[name]
 
 
 class ParallelEngine(NativeEngine):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ironloom.device import random_key, seed_everything
+from ironloom.device import DTYPES, random_key, seed_everything
 from ironloom.objectives import Objective
 from ironloom.parallel.gradients import sum_gradients
 from ironloom.parallel.norms import local, scale, total_norm
@@ -24,9 +24,10 @@ from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments
+from ironloom.trainer.device_options import equip
 from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
-from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options
+from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options, stage_precision
 
 
 class PipelineEngine(NativeEngine):
@@ -55,11 +56,14 @@ class PipelineEngine(NativeEngine):
         pipe_schedule_factory: Callable[..., Any] | None = None,
         parameters: DeviceParameters | None = None,
     ):
-        place, options = team.place, stage_options(args, parameters)
+        given = parameters or DeviceParameters(param_dtype="float32")
+        place, options, dtype = team.place, stage_options(args, given), stage_precision(args, parameters)
         self._loss = checked_objective(objective, place.degrees)
         choice = checked_choice(args, pipe_schedule_factory, place.degrees.pp)
         super().__init__(model, objective, args, team.device)
-        self.team, self.autocast_dtype = team, options.pop("dtype")
+        equip(self, args, given, dtype)
+        self.team = team
+        self._reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
         # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
         self._group = place.group("dp_replicate", "dp_shard", "cp")
         self._pipeline = place.group("pp")
@@ -93,7 +97,7 @@ class PipelineEngine(NativeEngine):
                 if batch is not None:
                     loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *self._stream))
             if self._sharded is None:
-                sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device)
+                sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device, self._reduce_dtype)
             else:
                 sums = self._sharded.reduce(self._group, [loss_sum], self.device)
         # Last, because all processes get the same bits of one sum, and so their copies stay the same.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
 from ironloom.objectives import Objective
 from ironloom.objectives.base import OutputObjective
@@ -19,19 +20,17 @@ from ironloom.parallel.pipeline.schedules import ScheduleChoice, schedule_choice
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
-from ironloom.trainer.parallel_engine import precision
+from ironloom.trainer.device_options import compiler_of, precision
 
 #: Settings that have no effect within stages, and the values that ask for none.
 _NOT_IN_STAGES = {
     "force_fsdp": False,
     "force_ddp": False,
-    "reduce_dtype": "float32",
     "compiled_autograd": False,
     "async_tensor_parallel": None,
+    "sequence_parallel": False,
     "loss_parallel": False,
-    "context_parallel_rotate_method": "allgather",
     "activation_memory_budget": 1.0,
-    "offload_optimizer": False,
 }
 
 
@@ -46,32 +45,34 @@ def checked_objective(objective: Objective, degrees: Degrees) -> OutputObjective
     return check_objective(objective)
 
 
-def stage_options(args: PipelineTrainingArguments, parameters: DeviceParameters | None) -> dict[str, Any]:
-    """How the stages compute (``dtype``) and are spread (the rest: options of ``spread_stages``).
+def stage_precision(args: PipelineTrainingArguments, parameters: DeviceParameters | None) -> torch.dtype | None:
+    """The type of the stages' arithmetic, None for float32.
+
+    Raises:
+        ConfigError: For one that stages cannot have.
+    """
+    dtype = precision(args, parameters)
+    if dtype is torch.float16:
+        raise ConfigError("the loss scaler of float16 does not know of stages on other processes: use bfloat16")
+    return dtype
+
+
+def stage_options(args: PipelineTrainingArguments, parameters: DeviceParameters) -> dict[str, Any]:
+    """How the stages are spread: options of ``spread_stages``.
 
     Raises:
         ConfigError: For what has no effect within stages.
     """
-    if parameters is not None:
-        _check_available(parameters)
-    dtype = precision(args, parameters)
-    if dtype is torch.float16:
-        raise ConfigError("the loss scaler of float16 does not know of stages on other processes: use bfloat16")
-    is_compiled = args.torch_compile or (parameters is not None and parameters.compile_model)
-    return {
-        "dtype": dtype,
-        "recompute": parameters is not None and parameters.checkpoint_activations,
-        "offload": parameters is not None and parameters.offload_parameters,
-        "compiler": {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode} if is_compiled else None,
-    }
-
-
-def _check_available(parameters: DeviceParameters) -> None:
     wanted = [name for name, default in _NOT_IN_STAGES.items() if getattr(parameters, name) != default]
-    if parameters.activation_dtype not in (None, parameters.param_dtype):
-        wanted.append("activation_dtype (other than param_dtype)")
     if wanted:
         raise ConfigError(f"a pipeline does not go together with {', '.join(wanted)}: leave these out, or set pipeline_parallel_size to 1")
+    return {
+        "recompute": parameters.recompute if parameters.checkpoint_activations else None,
+        "offload": parameters.offload_parameters,
+        "compiler": compiler_of(args, parameters),
+        "reduce_dtype": DTYPES[parameters.reduce_dtype],
+        "rotation": parameters.context_parallel_rotate_method,
+    }
 
 
 def checked_choice(args: PipelineTrainingArguments, factory: Callable[..., Any] | None, ranks: int) -> ScheduleChoice:

@@ -17,8 +17,9 @@ from ironloom.parallel.pipeline.split import keep_stages
 from ironloom.parallel.pipeline.stage import StagePlan
 
 if TYPE_CHECKING:
-    from ironloom.parallel.context_apply import ContextParallel
+    from ironloom.parallel.context_apply import ContextParallel, Rotation
     from ironloom.parallel.pipeline.sharded import ShardedWeights
+    from ironloom.parallel.recompute import Strategy
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ def spread_stages(
     plans: Sequence[StagePlan],
     place: Place,
     device: torch.device,
-    recompute: bool = False,
+    recompute: Strategy | None = None,
     offload: bool = False,
     compiler: dict[str, Any] | None = None,
+    reduce_dtype: torch.dtype = torch.float32,
+    rotation: Rotation = "allgather",
 ) -> SpreadStages:
     """Leave of a model what the stages of this process need, and spread that over the other axes of the mesh, in place.
 
@@ -50,17 +53,17 @@ def spread_stages(
         plans: The stages of this process.
         place: Of this process.
         device: Of this process.
-        recompute: Whether blocks keep only their inputs for the backward pass.
+        recompute: What of each block is computed again in the backward pass; None: nothing.
         offload: Whether sharded weights stay in host memory.
         compiler: Options of ``torch.compile``, by which each block is compiled; None: not at all.
+        reduce_dtype: Type in which the gradients of sharded weights are summed.
+        rotation: How the keys and values of a sequence go round among the processes that share it.
 
     Raises:
         ConfigError: If the stages cannot be spread so.
     """
     degrees = place.degrees
-    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1
-    if offload and not is_sharded:
-        raise ConfigError("offload_parameters needs sharded weights: set dp_shard")
+    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or offload
     if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
     split = split_plan_of(model) if degrees.tp > 1 else None
@@ -80,11 +83,11 @@ def spread_stages(
     if degrees.cp > 1:
         from ironloom.parallel.context_apply import apply_context
 
-        context = apply_context(model, place.group("cp"))
-    if recompute:
+        context = apply_context(model, place.group("cp"), rotation=rotation)
+    if recompute is not None:
         from ironloom.parallel.recompute import recompute_blocks
 
-        recompute_blocks(model)
+        recompute_blocks(model, recompute)
     if compiler is not None:
         if not sizes:
             raise ConfigError(f"{type(model).__name__} has no list of like blocks that could be compiled one by one: leave compiling out")
@@ -93,9 +96,10 @@ def spread_stages(
     if not is_sharded:
         return SpreadStages(None, context)
     from ironloom.parallel.pipeline.sharded import ShardedWeights
+    from ironloom.parallel.shard import Sharding
 
     # With split layers this is done for one shard too: then every weight is a DTensor, for one optimizer kernel.
-    return SpreadStages(ShardedWeights(model, place.shards(), offload), context)
+    return SpreadStages(ShardedWeights(model, place.shards(), Sharding(None, reduce_dtype, offload)), context)
 
 
 def _size(module: nn.Module) -> int:

@@ -29,12 +29,12 @@ class ShardedWeights:
     Args:
         model: Holds the parameters of this process's stages and no others.
         mesh: One axis (shards), or two (copies, shards).
-        offload: Whether the parts are kept in host memory.
+        sharding: How they are kept and sent. They are gathered in their own type: gradients of several chunks are added up
+            before they are reduced.
     """
 
-    def __init__(self, model: nn.Module, mesh: DeviceMesh, offload: bool = False):
-        # Gathered in their own type: gradients of several chunks are added up before they are reduced.
-        shard(model, mesh, Sharding(None, offload))
+    def __init__(self, model: nn.Module, mesh: DeviceMesh, sharding: Sharding):
+        shard(model, mesh, sharding)
         self._model = model
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for unit in self._units:

@@ -12,7 +12,7 @@ from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.trainer.dream.steps import ParallelStepEngine, StepEngine
-from ironloom.trainer.parallel_engine import check_available, precision
+from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -43,7 +43,7 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         ConfigError: If the models, the steps or the precision do not go with the degrees.
     """
     args, parameters, team = trainer.args, trainer.parameters, trainer.team
-    check_available(parameters)
+    check_together(parameters, team)
     dtype = precision(args, parameters)
     degrees = team.place.degrees
     if degrees.pp > 1 or "apply_pipeline_parallel" in overridden:
@@ -52,11 +52,11 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         )
     if degrees.cp > 1:
         raise ConfigError("context_parallel_size above 1 cuts sequences, which only the default training_step knows: set it to 1")
-    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1
-    if args.fp16 and is_sharded:
-        raise ConfigError("fp16 needs whole weights in every process: use bf16, or dp_replicate alone")
-    if parameters.offload_parameters and not is_sharded:
-        raise ConfigError("offload_parameters needs sharded weights: set dp_shard")
+    cut = next((name for name in ("sequence_parallel", "loss_parallel") if getattr(parameters, name) and degrees.tp > 1), None)
+    if cut is not None:
+        raise ConfigError(f"{cut} is for the default training_step, which knows what the processes divide: leave it out")
+    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or parameters.force_fsdp or parameters.offload_parameters
+    check_spread(parameters, dtype, is_sharded)
     if team.is_alone:
         _apply_here(trainer)
         whole.to(team.device)
@@ -66,13 +66,14 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         if overridden:
             _apply(trainer, models, is_sharded)
         else:
-            _spread(trainer, models, dtype)
+            _spread(trainer, models)
         if is_sharded:
             _mark(trainer, models)
         from ironloom.parallel.apply import Spread
 
         engine = ParallelStepEngine(trainer, whole, args, team, Spread(is_sharded))
-    engine.autocast_dtype = dtype
+        engine.reduce_dtype = None if parameters.reduce_dtype == "float32" else DTYPES[parameters.reduce_dtype]
+    equip(engine, args, parameters, dtype)
     return engine
 
 
@@ -85,7 +86,7 @@ def _apply_here(trainer: DreamTrainer) -> None:
 
 
 def _is_compiled(trainer: DreamTrainer) -> bool:
-    return trainer.args.torch_compile or trainer.parameters.compile_model
+    return compiler_of(trainer.args, trainer.parameters) is not None
 
 
 def _check_whole(models: dict[str, nn.Module]) -> None:
@@ -94,16 +95,15 @@ def _check_whole(models: dict[str, nn.Module]) -> None:
             raise ConfigError(f"{name} is spread over processes already: leave that to the apply_ hooks")
 
 
-def _spread(trainer: DreamTrainer, models: dict[str, nn.Module], dtype: torch.dtype | None) -> None:
+def _spread(trainer: DreamTrainer, models: dict[str, nn.Module]) -> None:
     """All of it as every trainer does it."""
     from ironloom.parallel.apply import spread
 
-    parameters, team, args = trainer.parameters, trainer.team, trainer.args
-    options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode} if _is_compiled(trainer) else None
-    if parameters.checkpoint_activations:
+    place, device = trainer.team.place, trainer.team.device
+    if trainer.parameters.checkpoint_activations:
         trainer.apply_activation_checkpointing()
     for model in models.values():
-        spread(model, team.place, team.device, dtype, parameters.offload_parameters, options)
+        spread(model, place, device, **spread_options(trainer.args, trainer.parameters, place.degrees))
 
 
 def _apply(trainer: DreamTrainer, models: dict[str, nn.Module], is_sharded: bool) -> None:
@@ -173,7 +173,7 @@ def sharding_options(trainer: DreamTrainer) -> dict[str, Any]:
     dtype = None if name == "float32" else DTYPES[name]
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if trainer.parameters.offload_parameters else OffloadPolicy()
     # Inputs are left alone: what is computed in half precision is autocast's choice, as with one process.
-    policy = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(dtype, reduce_dtype=DTYPES[trainer.parameters.reduce_dtype], cast_forward_inputs=False)
     return {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
 
 
@@ -202,7 +202,7 @@ class ApplyHooks:
         """Recompute the activations of each model's blocks; called if ``checkpoint_activations`` is set."""
         for model in self.named_models().values():
             if any(parameter.requires_grad for parameter in model.parameters()):
-                recompute_blocks(model)
+                recompute_blocks(model, self.parameters.recompute)
 
     def apply_compile(self) -> None:
         """Compile each model's blocks, or the model where it has none; called if ``compile_model`` is set."""

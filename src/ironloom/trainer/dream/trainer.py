@@ -341,12 +341,12 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
         self.set_up()
         super().save_model(output_dir)
 
-    def save_in_training(self) -> str | None:
+    def save_in_training(self, at_once: bool = False) -> str | None:
         """As in every trainer; not within a step of which a part was done by hand."""
         if isinstance(self._engine, StepEngine) and self._engine.window is not None:
             self.warn(f"step {self.state.global_step + 1} failed after one of its optimizers was stepped: it is not saved")
             return None
-        return super().save_in_training()
+        return super().save_in_training(at_once)
 
 
 class _Boundaries(TrainerCallback):
