@@ -11,7 +11,8 @@ from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
-from ironloom.trainer.dream.steps import ParallelStepEngine, StepEngine
+from ironloom.trainer.dream.parallel_steps import ParallelStepEngine
+from ironloom.trainer.dream.steps import StepEngine
 from ironloom.trainer.parallel_engine import check_available, precision
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _apply_here(trainer: DreamTrainer) -> None:
 
 
 def _is_compiled(trainer: DreamTrainer) -> bool:
-    return trainer.args.torch_compile or trainer.parameters.compile_model
+    return bool(trainer.args.torch_compile or trainer.parameters.compile_model)
 
 
 def _check_whole(models: dict[str, nn.Module]) -> None:
