@@ -81,5 +81,5 @@ def test_mistakes_are_found_in_the_file(tmp_path: Path) -> None:
     two = FILE.replace("\n\nconfig", "\n\nclass Other(DreamTrainer):\n    pass\n\n\nconfig")
     with pytest.raises(ConfigError, match="there are 2 trainers in the file: Regression, Other"):
         config.load(written(tmp_path, two))
-    with pytest.raises(ConfigError, match=r"run\.py:24:.*did you mean 'n_epochs'"):
+    with pytest.raises(ConfigError, match=r"run\.py:23:.*did you mean 'n_epochs'"):
         config.load(written(tmp_path, FILE.replace("n_epochs=2", "n_epoch=2")))
