@@ -458,7 +458,8 @@ def test_shorter_epochs_go_on_through_the_data(tmp_path: Path) -> None:
 
     class Noting(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            seen.extend((batch_idx, float(inputs[0])) for inputs in batch[0])
+            if torch.is_grad_enabled():
+                seen.extend((batch_idx, float(inputs[0])) for inputs in batch[0])
             return super().training_step(batch, batch_idx)
 
     trainer = Noting(configured(tmp_path, n_epochs=3, train_steps_per_epoch=2))
