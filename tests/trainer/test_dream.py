@@ -406,3 +406,80 @@ def test_statistics_of_batch_norm_and_a_frozen_teacher(tmp_path: Path) -> None:
     again = Taught(configured(tmp_path))
     again.fit()
     assert_same_weights(weights(again.model), weights(trainer.model))
+
+
+class TwoRates(Steady):
+    """Two models that one loss trains, by an optimizer each; the second has a schedule and waits for nothing."""
+
+    def configure_models(self) -> None:
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 2)
+
+    def configure_dataloaders(self) -> Any:
+        return DataLoader(points(), batch_size=4), {"near": points(7, seed=1), "far": points(5, seed=2)}
+
+    def configure_optimizers(self) -> Any:
+        self.slow = torch.optim.SGD(self.body.parameters(), lr=0.01)
+        return [self.slow, torch.optim.Adam(self.head.parameters(), lr=0.01, eps=1e-4)]
+
+    def configure_schedulers(self) -> Any:
+        return {self.slow: torch.optim.lr_scheduler.ExponentialLR(self.slow, 0.5)}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self.head(self.body(batch[0])), batch[1])
+
+
+def test_two_optimizers_are_stepped_together(tmp_path: Path) -> None:
+    trainer = TwoRates(configured(tmp_path, {"exit_steps": 5}))
+    trainer.set_up()
+    body, head = copy.deepcopy(trainer.body), copy.deepcopy(trainer.head)
+    trainer.fit()
+    trainer = TwoRates(configured(tmp_path))
+    trainer.fit()
+
+    class Both(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            for optimizer in both:
+                optimizer.step()
+            schedule.step()
+
+    slow = torch.optim.SGD(body.parameters(), lr=0.01)
+    both = [slow, torch.optim.Adam(head.parameters(), lr=0.01, eps=1e-4)]
+    schedule = torch.optim.lr_scheduler.ExponentialLR(slow, 0.5)
+    net = nn.Sequential(body, head)
+    found, norms = by_hand(net, Both(net.parameters(), lr=1.0), 15)
+    assert losses(trainer) == pytest.approx(found, rel=1e-5)
+    assert [record["grad_norm"] for record in trainer.state.log_history if "loss" in record] == pytest.approx(norms, rel=1e-5)
+    assert {"eval_near_loss", "eval_far_loss"} <= trainer.evaluate().keys()
+    assert trainer.slow.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**15)
+
+
+def test_shorter_epochs_go_on_through_the_data(tmp_path: Path) -> None:
+    seen: list[tuple[int, float]] = []
+
+    class Noting(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if torch.is_grad_enabled():
+                seen.extend((batch_idx, float(inputs[0])) for inputs in batch[0])
+            return super().training_step(batch, batch_idx)
+
+    trainer = Noting(configured(tmp_path, n_epochs=3, train_steps_per_epoch=2))
+    trainer.fit()
+    assert trainer.state.global_step == 6
+    assert [record["step"] for record in trainer.state.log_history if "eval_loss" in record] == [0, 2, 4, 6]
+    everything = sorted(float(inputs[0]) for inputs, _ in points())
+    for epoch in (seen[: dreams.SAMPLES], seen[dreams.SAMPLES :]):
+        assert sorted(value for _, value in epoch) == everything
+        assert [index for index, _ in epoch] == [place // 4 for place in range(dreams.SAMPLES)]
+
+
+def test_a_seed_of_zero_is_a_seed(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        config = configured(tmp_path / name, n_epochs=1)
+        config.seed = 0
+        trainer = Regression(config)
+        trainer.fit()
+        found.append(losses(trainer))
+    other = Regression(configured(tmp_path / "other", n_epochs=1))
+    other.fit()
+    assert found[0] == found[1] != losses(other)

@@ -17,6 +17,7 @@ from ironloom.config.code.assemble import assemble
 from ironloom.config.code.given import Given
 from ironloom.config.code.history import note_earlier
 from ironloom.config.code.own_fields import forward, unused
+from ironloom.config.code.own_trainer import let_train, own_trainer
 from ironloom.config.code.values import Converter
 from ironloom.config.graph import Graph
 from ironloom.config.validate import in_order
@@ -64,6 +65,9 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Graph:
     nothing = Given(DreamTrainerConfig(), file, absolute, given.sources)
     note_earlier(graph, assemble(nothing, convert), before)
     command_line.apply(graph, theirs)
+    trainer = own_trainer(picked.module, file)
+    if trainer is not None:
+        let_train(graph, trainer, given, convert)
     return graph
 
 

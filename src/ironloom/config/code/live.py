@@ -30,7 +30,7 @@ class Settled:
     """
 
     def __init__(self, config: BaseTrainerConfig):
-        module = sys.modules[type(config).__module__]
+        module = sys.modules.get(type(config).__module__)
         file = str(getattr(module, "__file__", type(config).__name__))
         self.given = Given(config, file, file, Sources())
         self.graph: Graph = code._graph(self.given, _Live())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ironloom.callbacks import SanityCheck
@@ -34,17 +34,19 @@ class Defaults:
     Args:
         config: The configuration.
         args: Training arguments that take the place of those it amounts to.
+        epochs: Of these arguments, those that are so many epochs of the data.
 
     Raises:
         ConfigError: With everything that is wrong with it.
     """
 
-    def __init__(self, config: BaseTrainerConfig, args: TrainingArguments | None = None):
+    def __init__(self, config: BaseTrainerConfig, args: TrainingArguments | None = None, epochs: Mapping[str, float] | None = None):
         settled = Settled(config)
         self._given = settled.given
         root = settled.graph.root
         # Steps that follow from the length of the data are known only when a hook has given the data.
-        self._epochs = _taken(root["trainer_args"].kwargs)
+        settled_epochs = _taken(root["trainer_args"].kwargs)
+        self._epochs = settled_epochs if args is None else dict(epochs or {})
         schedule = root["lr_scheduler"]
         self._schedule_is_open = isinstance(schedule, Node) and bool(_taken(schedule.kwargs))
         main = root["main"].kwargs
@@ -53,6 +55,9 @@ class Defaults:
         names = ["trainer_args", "callbacks", "model", "optimizer", "lr_scheduler", "parts"]
         made = build(settled.graph, names)
         self.args: TrainingArguments = args or made["trainer_args"]
+        twice = [name for name in self._epochs if getattr(self.args, name) != getattr(TrainingArguments(), name)]
+        if twice:
+            raise ConfigError(f"{', '.join(twice)}: given in args as steps and in epochs as epochs of the data; leave one out")
         # Its look at validation knows no step but that of a language model; the trainer has its own.
         self.callbacks: list[Any] = [each for each in made["callbacks"] if type(each) is not SanityCheck]
         self.new_model = made["model"]

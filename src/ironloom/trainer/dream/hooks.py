@@ -144,7 +144,8 @@ class DreamHooks(ApplyHooks):
                 raise ConfigError("with several models only you know the loss: write training_step (and validation_step)")
             if not isinstance(batch, Mapping):
                 raise ConfigError(
-                    f"the default training_step calls the model with the keys of a batch, found a {type(batch).__name__}: write training_step"
+                    f"the default training_step calls the model with the keys of a batch, found a {type(batch).__name__}: "
+                    "write training_step"
                 )
             self._objective_of_model = choose_objective(self.model, lambda: batch)
         return self._objective_of_model

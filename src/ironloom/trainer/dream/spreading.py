@@ -11,8 +11,9 @@ from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
-from ironloom.trainer.dream.steps import ParallelStepEngine, StepEngine
 from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
+from ironloom.trainer.dream.parallel_steps import ParallelStepEngine
+from ironloom.trainer.dream.steps import StepEngine
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

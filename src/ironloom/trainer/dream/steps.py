@@ -8,70 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ironloom.device import random_key, seed_everything
-from ironloom.errors import ConfigError, NonFiniteError
+from ironloom.errors import ConfigError
 from ironloom.objectives.base import batch_size
 from ironloom.trainer.diagnose import no_gradient
 from ironloom.trainer.dream.batches import moved, unpacked
-from ironloom.trainer.dream.group import parameters_of
 from ironloom.trainer.dream.records import Means, StepResult, read_result
+from ironloom.trainer.dream.window import StepWeight, Window
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
-from ironloom.trainer.parallel_engine import ParallelEngine
 
 if TYPE_CHECKING:
     from ironloom.trainer.dream.trainer import DreamTrainer
-
-
-class StepWeight:
-    """The place of an objective in an engine whose loss comes from a step: it only counts."""
-
-    def __init__(self, trainer: DreamTrainer):
-        self._trainer = trainer
-
-    def weight(self, batch: Batch) -> int:
-        """What the batch is expected to weigh: its samples, or what the default step counts."""
-        return self._trainer.expected_weight(batch)
-
-    def __call__(self, model: Any, batch: Batch, total: int) -> tuple[torch.Tensor, Any]:
-        """Never called: the engine calls the step."""
-        raise AssertionError("the step engine calls training_step")
-
-
-@dataclass
-class Window:
-    """The micro-batches of an optimizer step.
-
-    Attributes:
-        total: What all losses of the step are divided by.
-        count: Micro-batches in this process.
-        index: The running one.
-        weight: What the steps so far turned out to weigh.
-        stepped: Optimizers that the user's code has stepped, with the norms of their gradients.
-        backward: Losses of the running micro-batch that the user's code has propagated back, as sums.
-        loss: Sum of all losses so far.
-        share: Factor of this process's losses: 0 where it takes part without samples of its own.
-    """
-
-    total: int
-    count: int
-    index: int = 0
-    weight: int = 0
-    stepped: list[float] = field(default_factory=list)
-    backward: list[torch.Tensor] = field(default_factory=list)
-    loss: float = 0.0
-    share: float = 1.0
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the running micro-batch completes the step."""
-        return self.index == self.count - 1
 
 
 class StepEngine(NativeEngine):
@@ -92,7 +44,7 @@ class StepEngine(NativeEngine):
         self.validation = Means()
         self.validation_batch = 0
         self._last_weight = 0
-        self._seen_batch: Batch | None = None
+        self.seen_batch: Batch | None = None
         self.has_validation_loss = False
         self._is_validating = False
         self._by_hand = False
@@ -135,7 +87,7 @@ class StepEngine(NativeEngine):
         if batch is None:
             batch, window.share = self._pattern_batch(), 0.0
         else:
-            self._seen_batch, window.share = batch, 1.0
+            self.seen_batch, window.share = batch, 1.0
         if not self.model.training:  # a callback that evaluated left it so
             self.model.train()
         seed_everything(key)
@@ -148,7 +100,7 @@ class StepEngine(NativeEngine):
         elif loss_sum is None:
             raise ConfigError("training_step returned no loss: return one, or give it to self.backward()")
         elif loss_sum.requires_grad:
-            self._back(loss_sum)
+            self.back(loss_sum)
         elif result.weight:
             raise no_gradient()
         if window.share:
@@ -165,7 +117,8 @@ class StepEngine(NativeEngine):
         self.trainer.pre_train_step(batch, number)
         return self.trainer.training_step(batch, number)
 
-    def _back(self, loss_sum: torch.Tensor) -> None:
+    def back(self, loss_sum: torch.Tensor) -> None:
+        """Propagate a loss sum of the running micro-batch back, as its share of the step."""
         assert self.window is not None, "only within a step"
         mean = loss_sum / self.window.total
         if not self.window.share:
@@ -179,75 +132,6 @@ class StepEngine(NativeEngine):
                 "training_step has propagated this loss back already: return it and leave that to the trainer, "
                 "or call self.backward(loss), once, instead of loss.backward()"
             ) from error
-
-    def backward(self, loss: torch.Tensor, weight: int | None = None) -> None:
-        """Propagate a loss of the running training step back, as its share of the whole optimizer step.
-
-        Args:
-            loss: A mean over the batch; with a weight, a sum.
-            weight: What the sum is divided by.
-
-        Raises:
-            ConfigError: Outside of ``training_step``, and for a loss that has no gradient or that has one already.
-        """
-        window = self.window
-        if window is None or not torch.is_grad_enabled():
-            raise ConfigError(
-                "backward() belongs into training_step; where that is to give the loss of validation too, write validation_step"
-            )
-        if not loss.requires_grad:
-            raise no_gradient()
-        samples = batch_size(self._seen_batch or {})
-        if weight is not None and weight != samples:
-            raise ConfigError(
-                f"backward() was given a sum of weight {weight} for a batch of {samples} samples; what a step weighs must be known before "
-                "it begins: give a mean over the samples, or return (sum, weight) and leave backward to the trainer"
-            )
-        loss_sum = loss.float() * (samples if weight is None else 1)
-        with torch.autocast(self.device.type, enabled=False):
-            self._back(loss_sum)
-        window.backward.append(loss_sum.detach().reshape(()))
-
-    def step_by_hand(self, optimizer: Optimizer) -> float:
-        """Sum, clip, and step one optimizer now, and advance its schedule; the norm of its gradient before clipping.
-
-        Raises:
-            ConfigError: Outside of the last micro-batch of a training step.
-            NonFiniteError: With policy ``stop``, if a loss or a gradient is not finite; nothing is stepped then.
-        """
-        window = self.window
-        if window is None:
-            raise ConfigError("step() belongs into training_step")
-        if not window.is_last:
-            raise ConfigError("step() within an accumulation window: ask self.is_accumulating_gradients before")
-        args = self.trainer.args
-        parameters = parameters_of(optimizer)
-        losses = sum(float(loss) for loss in window.backward) + window.loss
-        (loss_sum,) = self._sum_gradients(parameters, [losses * window.share])
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer)
-        with torch.autocast(self.device.type, enabled=False):
-            norm = self._clip(parameters, args.max_grad_norm)
-            # A loss scaler finds and skips overflowing gradients itself.
-            is_finite = math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler is not None)
-            if not is_finite:
-                self._refuse(loss_sum, norm)
-            else:
-                self.trainer.tell_before_step()
-                optimizer.step() if self.scaler is None else self.scaler.step(optimizer)
-        window.stepped.append(norm if is_finite else math.nan)
-        if is_finite and math.isfinite(norm):
-            self.trainer.tell_step(optimizer)
-        optimizer.zero_grad()
-        return norm
-
-    def _refuse(self, loss_sum: float, norm: float) -> None:
-        what = f"loss is {loss_sum}" if not math.isfinite(loss_sum) else f"gradient norm is {norm}"
-        if self.trainer.args.nonfinite_policy == "stop":
-            raise NonFiniteError(
-                f"the {what} in step {self.trainer.state.global_step + 1}: this optimizer was not stepped; "
-                "lower the learning rate, look at these samples, or set error_if_nonfinite to False to skip such steps"
-            )
 
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
         """As in :class:`NativeEngine`; of optimizers stepped by hand, the norm of their gradients together."""
@@ -277,7 +161,7 @@ class StepEngine(NativeEngine):
         if batch is None:
             self._call("validation_step", self._validation_step, self._pattern_batch(), number)
             return EvalStep(0.0, 0, None)
-        self._seen_batch = batch
+        self.seen_batch = batch
         result = self._call("validation_step", self._validation_step, batch, number)
         self.validation.add(result.numbers, result.weight)
         if result.loss_sum is None:
@@ -308,10 +192,10 @@ class StepEngine(NativeEngine):
         result = read_result(numbers if "loss" not in numbers else {}, 0, "log_dict")
         if self.window is not None:
             if self.window.share:
-                self.trainer.records.means.add(result.numbers, batch_size(self._seen_batch or {}))
+                self.trainer.records.means.add(result.numbers, batch_size(self.seen_batch or {}))
             return True
         if self._is_validating:
-            self.validation.add(result.numbers, batch_size(self._seen_batch or {}))
+            self.validation.add(result.numbers, batch_size(self.seen_batch or {}))
         return self._is_validating
 
     @property
@@ -336,10 +220,12 @@ class StepEngine(NativeEngine):
         """The loss sum and the weight of the step, over all processes; the gradients are summed too, unless it was stepped."""
         return window.loss, window.weight
 
-    def _sum_gradients(self, parameters: list[Any], numbers: list[float]) -> list[float]:
+    def united_gradients(self, parameters: list[Any], numbers: list[float]) -> list[float]:
+        """Sum the gradients of parameters over all processes, in place, and numbers, which are returned."""
         return numbers
 
-    def _clip(self, parameters: list[Any], max_norm: float | None) -> float:
+    def clip_now(self, parameters: list[Any], max_norm: float | None) -> float:
+        """Clip the gradients of some parameters by their norm, which is returned."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if max_norm and norm > max_norm and torch.isfinite(norm):
@@ -357,69 +243,3 @@ class StepEngine(NativeEngine):
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
-
-
-class ParallelStepEngine(StepEngine, ParallelEngine):
-    """The same in one process of several.
-
-    Args:
-        trainer: Owner of the steps.
-        model: What is trained, spread over the processes.
-    """
-
-    def __init__(self, trainer: DreamTrainer, model: nn.Module, *rest: Any):
-        ParallelEngine.__init__(self, model, StepWeight(trainer), *rest)
-        self._set_up(trainer)
-
-    def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
-        """As in :class:`StepEngine`; a process without samples takes part where weights are gathered."""
-        if batch is None and not self.is_sharded:
-            return EvalStep(0.0, 0, None)
-        return StepEngine.evaluate(self, batch, keep_logits)
-
-    def end_validation(self) -> None:
-        """As in :class:`StepEngine`; weights that were gathered for it are parts again."""
-        super().end_validation()
-        if self.is_sharded:
-            from torch.distributed.fsdp import FSDPModule
-
-            for module in self.model.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
-
-    def _places(self) -> tuple[int, ...]:
-        return self._stream
-
-    def _pattern_batch(self) -> Batch:
-        self._pattern = self._seen_batch
-        return self._seen()
-
-    def _united(self, window: Window) -> tuple[float, int]:
-        numbers = [window.loss, float(window.weight)]
-        loss_sum, weight = self._sum_gradients([] if window.stepped else self._parameters, numbers)
-        self._agree_on_statistics()
-        return loss_sum, int(weight)
-
-    def _sum_gradients(self, parameters: list[Any], numbers: list[float]) -> list[float]:
-        from ironloom.parallel.gradients import sum_gradients
-
-        return sum_gradients([] if self.is_sharded else parameters, self._group, numbers, self.device)
-
-    def _clip(self, parameters: list[Any], max_norm: float | None) -> float:
-        from ironloom.parallel.norms import scale, total_norm
-
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = total_norm(gradients).item()
-        if max_norm and math.isfinite(norm) and norm > max_norm:
-            scale(gradients, max_norm, norm)
-        return norm
-
-    @torch.no_grad()
-    def _agree_on_statistics(self) -> None:
-        """Give all processes the running statistics of the first: what is saved is what each of them goes on with."""
-        import torch.distributed as dist
-
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
-                for buffer in module.buffers(recurse=False):
-                    dist.broadcast(buffer, src=0)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,28 +14,27 @@ from torch.optim.lr_scheduler import LRScheduler
 from ironloom.callbacks.base import TrainerCallback
 from ironloom.device import seed_everything
 from ironloom.errors import ConfigError, DataError
-from ironloom.objectives.base import batch_size
 from ironloom.settings.dream import BaseTrainerConfig
 from ironloom.settings.training import TrainingArguments
-from ironloom.trainer.dream.batches import Batches, Counted, is_loader, unpacked
+from ironloom.trainer.dream.batches import Batches, Counted, is_loader
 from ironloom.trainer.dream.defaults import Defaults
 from ironloom.trainer.dream.group import ModelGroup, one_optimizer, one_scheduler
-from ironloom.trainer.dream.hooks import REFUSED, STEP_HOOKS, DreamHooks
+from ironloom.trainer.dream.hooks import REFUSED, STEP_HOOKS
 from ironloom.trainer.dream.materialize import check_initialised, materialize
 from ironloom.trainer.dream.records import Metric, StepRecords, computed
 from ironloom.trainer.dream.spreading import make_step_engine
 from ironloom.trainer.dream.steps import StepEngine
 from ironloom.trainer.dream.tracking import Tracker, optimizers_of, schedulers_of
-from ironloom.trainer.engine import Batch, NativeEngine
+from ironloom.trainer.dream.within import WithinSteps
+from ironloom.trainer.engine import NativeEngine
 from ironloom.trainer.evaluating import named
 from ironloom.trainer.evaluation import evaluate
 from ironloom.trainer.optimization import check_scheduler
 from ironloom.trainer.plan import StepPlan
-from ironloom.trainer.trainer import Trainer
 from ironloom.trainer.types import PredictionOutput, TrainOutput
 
 
-class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
+class DreamTrainer(Tracker, WithinSteps):
     """Trains what its hooks say; those that are not overridden say what the configuration does.
 
     Models, optimizers, schedules and metrics that hooks assign to attributes are found, spread, saved and restored.
@@ -47,12 +45,19 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
         config: Names, devices, training, checkpoints, and the defaults of the hooks.
         args: Training arguments in the place of those that the configuration amounts to.
         callbacks: Further callbacks.
+        epochs: Of ``args``, those that are so many epochs of the data, whose length a hook knows.
 
     Raises:
         ConfigError: For a configuration that is wrong, and hooks that have no place here.
     """
 
-    def __init__(self, config: BaseTrainerConfig, args: TrainingArguments | None = None, callbacks: list[Any] | None = None):
+    def __init__(
+        self,
+        config: BaseTrainerConfig,
+        args: TrainingArguments | None = None,
+        callbacks: list[Any] | None = None,
+        epochs: Mapping[str, float] | None = None,
+    ):
         if not isinstance(config, BaseTrainerConfig):
             raise ConfigError(f"config must be a DreamTrainerConfig, found {type(config).__name__}")
         odd = [f"{name}: {why}" for name, why in REFUSED.items() if hasattr(self, name)]
@@ -61,14 +66,13 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
         known = (*STEP_HOOKS, "configure_models", "configure_dataloaders", "configure_optimizers", "configure_schedulers")
         self._overridden = {name for name in known if getattr(type(self), name) is not getattr(DreamTrainer, name)}
         self.config = config
-        self._defaults = Defaults(config, args)
+        self._defaults = Defaults(config, args, epochs)
         self._is_set_up = False
         self._models: dict[str, nn.Module] = {}
         self._optimizers: dict[str, Optimizer] = {}
         self._schedules: list[tuple[Any, Optimizer]] = []
         self._metrics: dict[str, Metric] = {}
         self.records = StepRecords()
-        self._is_telling = False
         # Where the arguments say the arithmetic, they say it for the devices too.
         dtype = "bfloat16" if self._defaults.args.bf16 else "float16" if self._defaults.args.fp16 else "float32"
         self.parameters = config.device_parameters.replace(param_dtype=dtype)
@@ -78,120 +82,6 @@ class DreamTrainer(Tracker, DreamHooks, Trainer):  # type: ignore[misc]
     def fit(self, resume_from_checkpoint: bool | str | Path | None = None) -> TrainOutput:
         """Another name of :meth:`train`."""
         return self.train(resume_from_checkpoint)
-
-    # What there is, by name
-
-    def named_models(self) -> dict[str, nn.Module]:
-        """The models by the names of their attributes."""
-        return dict(self._models)
-
-    def named_optimizers(self) -> dict[str, Optimizer]:
-        """The optimizers by the names of their attributes, or by those they were returned with."""
-        return dict(self._optimizers)
-
-    def named_metrics(self) -> dict[str, Metric]:
-        """The metrics by the names of their attributes."""
-        return dict(self._metrics)
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps done."""
-        return self.state.global_step
-
-    @property
-    def current_epoch(self) -> int:
-        """The running epoch, from 0."""
-        return self._progress.epoch
-
-    @property
-    def next_batch(self) -> int:
-        """Number in its epoch of the first micro-batch of the running step."""
-        return math.ceil(self._progress.samples / self.train_dataloader.global_batch_size)
-
-    # Within a step
-
-    @property
-    def is_accumulating_gradients(self) -> bool:
-        """Whether the running micro-batch is one of several of its step, and not the last."""
-        window = self._steps.window
-        return window is not None and not window.is_last
-
-    def backward(self, loss: torch.Tensor, weight: int | None = None) -> None:
-        """Propagate a loss back within ``training_step``, instead of returning it. See :meth:`StepEngine.backward`."""
-        self._steps.backward(loss, weight)
-
-    def step(self, optimizer: Optimizer) -> float:
-        """Clip and step an optimizer within ``training_step``, advance its schedule and drop its gradients, instead of leaving it to the trainer.
-
-        Returns:
-            The norm of its gradient before clipping.
-
-        Raises:
-            ConfigError: Within an accumulation window.
-            NonFiniteError: If a loss or a gradient is not finite.
-        """
-        return self._steps.step_by_hand(optimizer)
-
-    def log(self, logs: Any, value: Any = None, start_time: float | None = None) -> None:
-        """Record a number by name within a step, or, as in every trainer, a whole record.
-
-        Args:
-            logs: A name, or names and values.
-            value: The number, if it is a name.
-            start_time: As in :meth:`BaseTrainer.log`.
-        """
-        if isinstance(logs, str):
-            self.log_dict({logs: value})
-            return
-        if "learning_rate" in logs and isinstance(self._engine, StepEngine):  # the record of a window
-            logs = {**logs, **self.records.means.take(self.team)}
-        super().log(logs, start_time)
-
-    def log_dict(self, numbers: Mapping[str, Any]) -> None:
-        """Record numbers: within a step their means over samples, in the next record; outside of one at once."""
-        engine = self._engine
-        if not isinstance(engine, StepEngine) or not engine.note(numbers):
-            super().log(dict(numbers))
-
-    @property
-    def _steps(self) -> StepEngine:
-        if not isinstance(self._engine, StepEngine):
-            raise ConfigError("this belongs into a training_step of your own")
-        return self._engine
-
-    def _total(self) -> int:
-        window = self._engine.window if isinstance(self._engine, StepEngine) else None
-        return 0 if window is None else window.total
-
-    def expected_weight(self, batch: Batch) -> int:
-        """What a batch weighs, as far as it is known before its step."""
-        if "training_step" in self._overridden:
-            return batch_size(batch)
-        return self.objective_of_model(unpacked(batch)).weight(batch)
-
-    def tell_before_step(self) -> None:
-        """An optimizer is about to be stepped by hand."""
-        self._tell("on_pre_optimizer_step")
-
-    def tell_step(self, optimizer: Optimizer) -> None:
-        """An optimizer was stepped by hand: its schedule follows."""
-        self._tell("on_optimizer_step")
-        for scheduler, owner in self._schedules:
-            if owner is optimizer:
-                scheduler.step()
-
-    def _tell(self, event: str) -> None:
-        self._is_telling = True
-        try:
-            self.emit(event)
-        finally:
-            self._is_telling = False
-
-    def emit(self, event: str, **kwargs: Any) -> None:
-        """As in every trainer; an update by hand has been told when it was made."""
-        stepped = isinstance(self._engine, StepEngine) and self._engine.is_stepped_by_hand
-        if not (event == "on_pre_optimizer_step" and stepped and not self._is_telling):
-            super().emit(event, **kwargs)
 
     # Preparation
 
