@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator, FiniteFloat, InstanceOf
+from pydantic import BeforeValidator, FiniteFloat
 
 from ironloom.errors import Problem
 from ironloom.settings.base import setting
@@ -40,11 +40,6 @@ class Comm(BaseConfig):
     backend: Literal["nccl", "gloo"] | None = setting(
         None, "How processes talk; null, and nccl where there is no CUDA: as the device does, gloo on a CPU."
     )
-
-
-def _comm(value: Any) -> Any:
-    """A mapping as the settings it stands for; anything else as it is."""
-    return Comm(**value) if isinstance(value, dict) else value
 
 
 @dataclass(kw_only=True)
@@ -98,7 +93,7 @@ class DeviceParameters(BaseConfig):
     activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(1.0, "Share of the activations that the compiler may keep.")
     offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.")
     offload_parameters: bool = setting(False, "Keep sharded weights in host memory.")
-    comm: Annotated[InstanceOf[Comm], BeforeValidator(_comm)] = setting(default_factory=Comm, doc="Communication between processes.")
+    comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
 
     def problems(self) -> Iterable[Problem]:
         """Combinations that cannot be, and a number of devices that is not there."""
