@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ironloom.device import DTYPES, random_key
-from ironloom.errors import ConfigError, DataError
+from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.apply import Spread, spread
 from ironloom.parallel.gradients import sum_gradients
