@@ -19,7 +19,7 @@ from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
-from ironloom.trainer.parallel_engine import check_together, precision
+from ironloom.trainer.device_options import check_together, precision
 from spawned import run
 from spread import MODELS, Result, largest_error, spread_over, together, train
 from tiny import tiny_trainer

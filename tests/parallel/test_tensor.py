@@ -179,6 +179,19 @@ def test_models_that_are_not_known_to_work_on_slices_are_refused() -> None:
     assert "sequence_parallel has not been compared with one process for LlamaForCausalLM" in run(refusal, 2)[0]
 
 
+def test_layers_that_are_not_plain_are_not_split() -> None:
+    """An adapter around a linear layer, say."""
+
+    def refusal() -> str:
+        model: Any = of_transformers("Llama")
+        model.model.layers[1].mlp.up_proj = nn.Sequential(model.model.layers[1].mlp.up_proj)
+        with pytest.raises(ConfigError) as error, tempfile.TemporaryDirectory() as folder:
+            tiny_trainer(Path(folder), model, options={"device_parameters": spread_over(**SPLIT)}).train()
+        return str(error.value)
+
+    assert "model.layers.1.mlp.up_proj is a Sequential" in run(refusal, 2)[0]
+
+
 def test_whole_logits_without_a_group_after_training() -> None:
     """A model whose logits are split for the loss is called as any other outside of training."""
 

@@ -6,6 +6,7 @@ in every process or, with :mod:`ironloom.parallel.sequence`, slices.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from ironloom.errors import ConfigError
 from ironloom.models.plan import SplitPlan, blocks_of, check_split
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh, slices: Se
         ConfigError: If the model's heads or hidden units cannot be divided so.
     """
     check_split(plan, mesh.size())
+    for path, module in _layers(model, plan):
+        if type(module) is not nn.Linear and type(module).__name__ != "Conv1D":
+            raise ConfigError(
+                f"{path} is a {type(module).__name__}, and only plain linear layers can be split over processes: set tensor_parallel_size "
+                "to 1 and share the weights with dp_shard instead"
+            )
     for block in blocks_of(model).values():
         styles: dict[str, ParallelStyle] = {}
         for path in plan.columns:
@@ -48,6 +56,13 @@ def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh, slices: Se
         for path, name in plan.divided:
             module = block.get_submodule(path)
             setattr(module, name, getattr(module, name) // mesh.size())
+
+
+def _layers(model: nn.Module, plan: SplitPlan) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a model that a plan splits, by path."""
+    for path, block in blocks_of(model).items():
+        for inner in (*plan.columns, *plan.rows, *plan.packed):
+            yield f"{path}.{inner}", block.get_submodule(inner)
 
 
 def _columns(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
