@@ -151,7 +151,8 @@ def test_a_checkpoint_goes_on_under_one_process_and_back(product: str, tmp_path:
         pytest.param("context", {"checkpoint_activations": True}, marks=pytest.mark.slow),
         pytest.param("alone", {"compile_model": True}, marks=pytest.mark.slow),
         pytest.param("sharded", {"compile_model": True}, marks=pytest.mark.slow),
-        pytest.param("tensor", {"compile_model": True, "checkpoint_activations": True}, marks=pytest.mark.slow),
+        pytest.param("sharded", {"compile_model": True, "checkpoint_activations": True}, marks=pytest.mark.slow),
+        pytest.param("tensor", {"compile_model": True}, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
@@ -307,6 +308,7 @@ def _refusal(folder: Path, sizes: dict[str, Any], options: dict[str, Any], cls: 
         (2, {"offload_parameters": True}, {}, None, {}, "offload_parameters needs sharded weights"),
         (4, {"context_parallel_size": 2}, {"compute_loss_func": _squares}, None, {}, "context parallelism cuts sequences"),
         (4, {"tensor_parallel_size": 2}, {}, with_pipeline, {"split_spec": {"transformer.h.0.attn": "end"}}, "between whole blocks"),
+        (4, {"tensor_parallel_size": 2, "compile_model": True, "checkpoint_activations": True}, {}, None, {}, "leave out compile_model"),
         (4, {"pipeline_parallel_size": 4}, {}, None, {}, "4 stages are more than the 2 layers"),
     ],
 )

@@ -68,12 +68,15 @@ def test_loss_and_schedule_of_the_user_are_used(tmp_path: Path) -> None:
         assert deviation(numbers(one), history) < 1e-5
 
 
-def test_one_process_is_a_pipeline_too(tmp_path: Path) -> None:
-    trainer = PipelineTrainer(
-        small_model("tied"), PipelineTrainingArguments(**arguments(str(tmp_path))), **data(), distributed_env=DistributedEnvironment()
-    )
+@pytest.mark.parametrize("recompute", [False, True])
+def test_one_process_is_a_pipeline_too(recompute: bool, tmp_path: Path) -> None:
+    args = PipelineTrainingArguments(**arguments(str(tmp_path)), checkpoint_sequential=recompute)
+    model, calls = small_model("tied"), []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *args: calls.append(torch.is_grad_enabled()))
+    trainer = PipelineTrainer(model, args, **data(), distributed_env=DistributedEnvironment())
     trainer.train()
     assert numbers(trainer) == one_process("tied")
+    assert sum(calls) == (2 if recompute else 1) * 2 * args.max_steps
 
 
 def _in_half_precision(folder: str) -> Any:
