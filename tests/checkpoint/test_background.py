@@ -69,7 +69,11 @@ def test_the_same_run_and_the_same_checkpoints(tmp_path: Path, slow_disk: Callab
         assert one.info == other.info
         assert {name: entry.size for name, entry in one.files.items()} == {name: entry.size for name, entry in other.files.items()}
         resumed = [
-            train(tmp_path / f"{kind} {step}", resume_from_checkpoint=tmp_path / kind / "checkpoints" / f"checkpoint-{step}", save_strategy="no")
+            train(
+                tmp_path / f"{kind} {step}",
+                resume_from_checkpoint=tmp_path / kind / "checkpoints" / f"checkpoint-{step}",
+                save_strategy="no",
+            )
             for kind in ("sync", "async")
         ]
         for other in resumed:
@@ -150,7 +154,7 @@ class At(TrainerCallback):
 def test_a_signal_waits_for_the_checkpoint_in_flight_and_saves_at_once(tmp_path: Path, slow_disk: Callable[[float], None]) -> None:
     slow_disk(0.2)
     saves = Saves()
-    with pytest.raises(Interrupted, match="after step 3: saved .*checkpoint-3"):
+    with pytest.raises(Interrupted, match=r"after step 3: saved .*checkpoint-3"):
         train(tmp_path, saves, At(3, lambda: os.kill(os.getpid(), signal.SIGTERM)), async_save=True)
     assert kept(tmp_path) == [2, 3]
     assert [step for step, _ in saves.seen] == [2, 3]

@@ -72,7 +72,7 @@ def trained(folder: Path, refused: int | None = None, stop: bool = False, **args
     told = Told()
     trainer = made(folder, [told, *([Stop()] if stop else [])], **args)
     if stop:
-        with pytest.raises(Interrupted, match="saved .*checkpoint-3"):
+        with pytest.raises(Interrupted, match=r"saved .*checkpoint-3"):
             trainer.train()
     else:
         trainer.train()
