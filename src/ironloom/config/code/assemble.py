@@ -148,6 +148,8 @@ class _Run:
         if saving.model_weights_only:
             for name in ("save_optimizer_state", "save_scheduler_state"):
                 self._set(name, False, f"{CHECKPOINTS}.model_weights_only")
+        if saving.async_save:
+            self._set("async_save", True, f"{CHECKPOINTS}.async_save")
         if saving.resume_path is not None:
             path = self.convert(str(saving.resume_path), f"{CHECKPOINTS}.resume_path")
             self._set("resume_from_checkpoint", path, f"{CHECKPOINTS}.resume_path")
