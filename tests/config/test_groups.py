@@ -173,7 +173,19 @@ FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.worl
 def test_these_lists_cover_every_key():
     positions = {f"model.positional_embedding.{key}" for key in specification()["model.positional_embedding"]}
     keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {"model.positional_embedding"}
-    assert set(PLANNED) | set(SHARDED) | set(RECOMPUTED) | set(NEVER) | set(WORKS) | set(ROTARY) | set(WINDOW) | set(FILES) | set(SAME) | set(FROM_ENVIRONMENT) == keys | positions
+    assert (
+        set(PLANNED)
+        | set(SHARDED)
+        | set(RECOMPUTED)
+        | set(NEVER)
+        | set(WORKS)
+        | set(ROTARY)
+        | set(WINDOW)
+        | set(FILES)
+        | set(SAME)
+        | set(FROM_ENVIRONMENT)
+        == keys | positions
+    )
 
 
 def spelled(value):

@@ -73,6 +73,7 @@ TEMPLATE = """
     save_steps: 5
     save_optimizer_state: true
     save_scheduler_state: true
+    save_dist_ckpt: false
     resume_from_checkpoint: true
     report_memory: true
 -- endblock trainer_args
@@ -162,9 +163,20 @@ def test_groups_train_on_two_processes_as_on_one(words: list[str], folder: pathl
         assert one == pytest.approx(other, rel=1e-5)
 
 
-SMALL = ["model.config.d_model=16", "model.config.d_ffn=32", "model.config.num_attention_heads=2", "model.config.head_dim=8",
-         "data.vocab_size=300", "data.train_datasets=[text.txt]", "data.eval_samples=4", "trainer_args.max_steps=4",
-         "trainer_args.logging_steps=1", "trainer_args.eval_steps=2", "seq_length=16", "trainer_args.grad_norm_log_interval=log"]  # fmt: skip
+SMALL = [
+    "model.config.d_model=16",
+    "model.config.d_ffn=32",
+    "model.config.num_attention_heads=2",
+    "model.config.head_dim=8",
+    "data.vocab_size=300",
+    "data.train_datasets=[text.txt]",
+    "data.eval_samples=4",
+    "trainer_args.max_steps=4",
+    "trainer_args.logging_steps=1",
+    "trainer_args.eval_steps=2",
+    "seq_length=16",
+    "trainer_args.grad_norm_log_interval=log",
+]
 
 
 @pytest.mark.parametrize("name", ["minimal", "blocks"])

@@ -27,4 +27,3 @@ def check(
     print(f"{path}: ok")
     if line:
         print(line)
-

@@ -81,7 +81,14 @@ HOMES = {
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names}
 # Modules that only gather names.
-_GATHERING = ("ironloom", "ironloom.configs", "ironloom.trainer", "ironloom.trainer.base_trainer", "ironloom.trainer_types", "ironloom.base_trainer")
+_GATHERING = (
+    "ironloom",
+    "ironloom.configs",
+    "ironloom.trainer",
+    "ironloom.trainer.base_trainer",
+    "ironloom.trainer_types",
+    "ironloom.base_trainer",
+)
 
 
 def resolve(module: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from ironloom.config.graph import Graph, Node, is_plain, walk
 from ironloom.config.processes import data_parallel
-from ironloom.settings.dream.world import world_size
 from ironloom.settings.base import field_names
+from ironloom.settings.dream.world import world_size
 from ironloom.settings.model import ModelConfig, count_parameters
 from ironloom.settings.training import TrainingArguments
 

@@ -141,11 +141,11 @@ def make_team(environment: DistributedEnvironment, parameters: DeviceParameters 
     Raises:
         ConfigError: If the degrees do not fit the number of processes.
     """
+    if parameters is not None:
+        environment.heed(parameters.comm)
     degrees = degrees_of(parameters, environment.world_size)
     if environment.world_size == 1:
         return Team(Place(), environment.device)
-    if parameters is not None:
-        environment.heed(parameters.comm)
     environment.start()
     mesh = make_mesh(degrees, environment.device_type)
     return Ranks(Place(environment.rank, environment.world_size, degrees, mesh), environment.device)

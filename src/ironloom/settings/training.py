@@ -57,7 +57,9 @@ class TrainingArguments(Settings):
     save_steps: Count = setting(500, "Optimizer steps between two checkpoints, with strategy 'steps'.")
     save_strategy: Strategy = setting("steps", "When to save a checkpoint: no, steps, epoch.")
     save_total_limit: Count | None = setting(2, "Complete checkpoints to keep, the best one besides; null: all.")
-    save_dist_ckpt: bool = setting(False, "Each of several processes writes its part of a checkpoint.", planned="it comes with saving in parts")
+    save_dist_ckpt: bool = setting(
+        False, "Each of several processes writes its part of a checkpoint.", planned="it comes with saving in parts"
+    )
     fsdp_state_dict_type: Literal["full", "local", "sharded"] = setting(
         "full", "Who writes a checkpoint: full: the first process; sharded: each its part.", planned="it comes with saving in parts"
     )

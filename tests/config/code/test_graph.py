@@ -249,7 +249,7 @@ def test_what_cannot_be_written_down_is_refused_with_its_place(write, problems, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("device_parameters=DeviceParameters(activation_dtype='float16')", "'float16' beside param_dtype 'bfloat16'"),
+        ("device_parameters=DeviceParameters(activation_dtype='float16')", "weights in bfloat16 cannot be multiplied in float16"),
         ("checkpoint_parameters=CheckpointParameters(save_last=False)", "checkpoint_parameters.save_last: False is not available yet"),
         ("optimizer=print, training_parameters=TrainingParameters(weight_decay=0.2)", "the configuration has an optimizer of its own"),
         ("scheduler=print, training_parameters=TrainingParameters(warmup_steps=2)", "the configuration has an lr_scheduler of its own"),

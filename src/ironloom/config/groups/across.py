@@ -119,7 +119,9 @@ def _precision(facts: Facts) -> Iterator[Problem]:
     if values is None or not facts.found.given("model", "precision") or values[0] == "mixed" or PRECISIONS[values[0]] == values[1]:
         return
     yield Problem(
-        f"{values[0]!r} contradicts model.precision {values[1]!r}", "parallel.fsdp_mixed_precision", hint="keep one of the two, or write mixed"
+        f"{values[0]!r} contradicts model.precision {values[1]!r}",
+        "parallel.fsdp_mixed_precision",
+        hint="keep one of the two, or write mixed",
     )
 
 

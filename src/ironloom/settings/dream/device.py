@@ -15,10 +15,6 @@ from ironloom.settings.base import setting
 from ironloom.settings.dream.base import BaseConfig
 from ironloom.settings.dream.world import fitting, visible_devices, world_size
 
-DISTRIBUTED = "it comes with distributed training"
-MEMORY = "it comes with activation checkpointing"
-COMPILER = "it comes with the compiler's options"
-
 Count = Annotated[int, Ge(1)]
 Size = Count | Literal["auto"]
 
@@ -71,32 +67,31 @@ class DeviceParameters(BaseConfig):
     context_parallel_size: Size = setting(1, "Devices that share each sequence.")
     dp_replicate: Size = setting("auto", "Copies of the model.")
     dp_shard: Size = setting(1, "Devices that share the weights of one copy.")
-    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.", planned=DISTRIBUTED)
-    force_ddp: bool = setting(False, "Wrap for replication on a single device too.", planned=DISTRIBUTED)
+    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.")
+    force_ddp: bool = setting(False, "Wrap for replication on a single device too.")
 
-    param_dtype: Dtype = setting("bfloat16", "Arithmetic of the forward and backward pass; the weights are kept in float32.")
-    activation_dtype: Dtype | None = setting(None, "Type of activations; null: param_dtype.")
-    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed.", planned=DISTRIBUTED)
+    param_dtype: Dtype = setting("bfloat16", "Type in which weights enter the arithmetic, and are gathered; they are kept in float32.")
+    activation_dtype: Dtype | None = setting(
+        None, "Type of the arithmetic of the forward and backward pass (autocast), and so of activations; null: param_dtype."
+    )
+    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed over processes.")
     error_if_nonfinite: bool = setting(True, "Stop at a loss or gradient that is not finite; false: skip that step.")
 
     compile_model: bool = setting(False, "Compile the model with torch.compile.")
-    compiled_autograd: bool = setting(False, "Compile the backward pass too.", planned=COMPILER)
+    compiled_autograd: bool = setting(False, "Compile the backward pass too.")
     async_tensor_parallel: bool | None = setting(
-        None, "Overlap the communication of tensor parallelism; null: where there is any and the model is compiled.", planned=DISTRIBUTED
+        None, "Overlap the communication of tensor parallelism (CUDA, compiled, with sequence_parallel); null: do not."
     )
-    loss_parallel: bool = setting(False, "Compute the loss on split logits.", planned=DISTRIBUTED)
+    sequence_parallel: bool = setting(False, "With tensor parallelism: norms, dropout and residual sums on slices of the sequence.")
+    loss_parallel: bool = setting(False, "With tensor parallelism: the loss from logits of which each device has some columns.")
     context_parallel_rotate_method: Literal["allgather", "alltoall"] = setting(
-        "allgather", "How keys and values go round.", planned=DISTRIBUTED
+        "allgather", "How keys and values go round: all at once, or one device's after the other's (a ring)."
     )
 
     checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.")
-    recompute: Literal["full", "selective"] = setting(
-        "full", "What is recomputed: all of each block, or what is cheap to compute beside its matrix products."
-    )
-    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(
-        1.0, "Share of the activations that the compiler may keep.", planned=MEMORY
-    )
-    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.", planned=DISTRIBUTED)
+    recompute: Literal["full", "selective"] = setting("full", "What is recomputed: whole blocks, or all but matrix products and attention.")
+    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(1.0, "Share of the activations that the compiler may keep.")
+    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.")
     offload_parameters: bool = setting(False, "Keep sharded weights in host memory.")
     comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
 
@@ -113,10 +108,18 @@ class DeviceParameters(BaseConfig):
             yield Problem("force_fsdp and force_ddp exclude each other", "force_ddp", hint="drop one of them")
         if self.async_tensor_parallel and not self.compile_model:
             yield Problem("asynchronous tensor parallelism is the compiler's work", "async_tensor_parallel", hint="set compile_model")
-        if self.recompute != "full" and not self.checkpoint_activations:
-            yield Problem("has no effect without checkpoint_activations", "recompute", hint="set checkpoint_activations")
+        yield from self._effects()
         yield from self._data_parallel_problems()
         yield from self._world_problems()
+
+    def _effects(self) -> Iterable[Problem]:
+        """Options without what they are options of, and types that cannot go together."""
+        for name, default, needed, hint in _OPTIONS_OF:
+            if getattr(self, name) != default and str(getattr(self, needed)) in ("1", "False"):
+                yield Problem(f"it has no effect without {needed}", name, hint=f"set {needed}{hint}, or leave {name} out")
+        if self.activation_dtype not in (None, self.param_dtype) and self.param_dtype != "float32":
+            message = f"weights in {self.param_dtype} cannot be multiplied in {self.activation_dtype}"
+            yield Problem(message, "activation_dtype", hint="leave it out, or set param_dtype to float32")
 
     def _data_parallel_problems(self) -> Iterable[Problem]:
         wanted = self.data_parallel_size
@@ -166,13 +169,6 @@ class DeviceParameters(BaseConfig):
             return None
         return world // known * math.prod(size for size in parts if isinstance(size, int))
 
-    def unavailable(self) -> Iterable[Problem]:
-        """What can be written here but not run yet."""
-        yield from super().unavailable()
-        if self.activation_dtype not in (None, self.param_dtype):
-            message = f"{self.activation_dtype!r} beside param_dtype {self.param_dtype!r} is not available yet"
-            yield Problem(message, "activation_dtype", hint="leave the key out")
-
     @classmethod
     def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
         """One device; ``options`` are further fields."""
@@ -206,4 +202,13 @@ class DeviceParameters(BaseConfig):
         return cls(**{"dp_replicate": "auto", "dp_shard": dp_shard, "tensor_parallel_size": tensor_parallel, **options})
 
 
+#: Option, the value that asks for nothing, what it is an option of, and what to say of that.
+_OPTIONS_OF = (
+    ("sequence_parallel", False, "tensor_parallel_size", " above 1"),
+    ("loss_parallel", False, "tensor_parallel_size", " above 1"),
+    ("context_parallel_rotate_method", "allgather", "context_parallel_size", " above 1"),
+    ("recompute", "full", "checkpoint_activations", ""),
+    ("compiled_autograd", False, "compile_model", ""),
+    ("activation_memory_budget", 1.0, "compile_model", ""),
+)
 _FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size", "dp_replicate", "data_parallel_size")
