@@ -8,6 +8,7 @@ import types
 import pytest
 
 from ironloom import config
+from ironloom.parallel import fits
 
 TRAINER = "-- extends 'trainers/trainer.yaml'\n"
 
@@ -63,13 +64,23 @@ def test_accelerate_is_not_available_yet_and_says_so(name, target, seed, write):
     assert all("is not available yet: training on several devices" in problem.message for problem in problems)
 
 
-def test_pipelines_are_not_available_yet_and_say_so(seed, write):
+def test_the_pipeline_configuration_is_right_for_four_processes(seed, write, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
     graph = config.load(write(seed("pipeline_trainer")))
     assert arguments(graph)["split_spec"] == {"layer.4": "end", "layer.8": "end", "layer.12": "end"}
     assert graph.root["main"].kwargs["distributed_env"] is graph.root["distributed_env"]
-    problems = config.check(graph)
-    assert {problem.path for problem in problems} == {"main", "trainer_args"}
-    assert all("is not available yet" in problem.message for problem in problems)
+    assert graph.root["distributed_env"].target == "ironloom.parallel:DistributedEnvironment"
+    assert config.check(graph) == []
+    assert fits.problems(graph, 4) == []
+    (problem,) = fits.problems(graph, 2)
+    assert "3 cuts make 4 stages, but pipeline_parallel_size 2 x stages_per_rank 1 are 2" in problem.message
+
+
+def test_the_pipeline_configuration_trains_in_one_process(seed, write, train):
+    text = seed("pipeline_trainer")
+    trainer = train(write(text))
+    assert type(trainer).__name__ == "PipelineTrainer"
+    assert (trainer.state.global_step, trainer.args.pipeline_chunks, trainer.args.checkpoint_sequential) == (2, 4, True)
 
 
 ARGUMENTS = "-- block trainer_args\n    max_steps: 3\n    logging_steps: 1\n-- endblock\n"

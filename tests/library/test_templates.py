@@ -26,8 +26,19 @@ def project_configurations():
 
 
 def test_how_many_projects_and_configurations_there_are():
-    assert [str(folder.relative_to(EXAMPLES)) for folder in project_folders()] == ["tiny_experiments/checkpointing", "trainers/simple"]
-    assert sorted(file.name for file in project_configurations()) == ["best.yaml", "blocks.yaml", "minimal.yaml", "train.yaml"]
+    assert [str(folder.relative_to(EXAMPLES)) for folder in project_folders()] == [
+        "tiny_experiments/checkpointing",
+        "trainers/pipeline",
+        "trainers/simple",
+    ]
+    assert sorted(file.name for file in project_configurations()) == [
+        "best.yaml",
+        "blocks.yaml",
+        "blocks.yaml",
+        "minimal.yaml",
+        "minimal.yaml",
+        "train.yaml",
+    ]
     templates = sorted(path.relative_to(LIBRARY).as_posix() for path in LIBRARY.rglob("*.yaml"))
     assert templates == [
         "meta_defaults.yaml",
@@ -38,7 +49,7 @@ def test_how_many_projects_and_configurations_there_are():
     ]
 
 
-@pytest.mark.parametrize("file", project_configurations(), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", project_configurations(), ids=lambda file: f"{file.parents[2].name}-{file.stem}")
 def test_every_example_is_right_and_says_what_it_is(file):
     graph = config.load(file)
     assert (config.check(graph), graph.warnings) == ([], [])

@@ -108,6 +108,7 @@ utils: {tensorboard_dir: boards, profile_torch: true, profile_step_start: 3, pro
     save_steps: 5
     save_optimizer_state: true
     save_scheduler_state: true
+    save_dist_ckpt: false
     resume_from_checkpoint: true
     report_memory: true
 -- endblock trainer_args

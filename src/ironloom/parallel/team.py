@@ -148,12 +148,12 @@ def make_team(environment: DistributedEnvironment, parameters: DeviceParameters 
     Raises:
         ConfigError: If the degrees do not fit the number of processes.
     """
+    if parameters is not None:
+        environment.heed(parameters.comm)
     degrees = degrees_of(parameters, environment.world_size)
     is_wrapped = parameters is not None and (parameters.force_fsdp or parameters.force_ddp or parameters.offload_parameters)
     if environment.world_size == 1 and not is_wrapped:
         return Team(Place(), environment.device)
-    if parameters is not None:
-        environment.heed(parameters.comm)
     environment.start(alone=True)
     mesh = make_mesh(degrees, environment.device_type)
     return Ranks(Place(environment.rank, environment.world_size, degrees, mesh), environment.device)

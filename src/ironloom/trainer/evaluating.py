@@ -50,6 +50,8 @@ class EvaluatingTrainer(BaseTrainer):
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.device_parameters = device_parameters
         super().__init__(*args, **kwargs)
+        if device_parameters is not None and not device_parameters.error_if_nonfinite:
+            self.args.nonfinite_policy = "skip"
         self._engine: NativeEngine | None = None
 
     def evaluate(

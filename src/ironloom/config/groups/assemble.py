@@ -27,6 +27,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
     optimizer = _optimizer(groups, key)
     schedule = _schedule(key)
     devices = devices_of(groups, key)
+    spread: dict[str, Any] = {} if devices is None else {"device_parameters": devices}
     main = _node(
         "ironloom.trainer:Trainer",
         model_init=model,
@@ -38,7 +39,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
         callbacks=_callbacks(groups, key),
-        **({} if devices is None else {"device_parameters": devices}),
+        **spread,
     )
     return settle(
         {
@@ -48,7 +49,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
             "model": model,
             "optimizer": optimizer,
             "lr_scheduler": schedule,
-            **({} if devices is None else {"device_parameters": devices}),
+            **spread,
             "main": main,
             "test_dataset": _node(ATTRIBUTE, data, "test"),
         }

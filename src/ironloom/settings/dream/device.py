@@ -169,10 +169,6 @@ class DeviceParameters(BaseConfig):
             return None
         return world // known * math.prod(size for size in parts if isinstance(size, int))
 
-    def unavailable(self) -> Iterable[Problem]:
-        """What can be written here but not run yet."""
-        yield from super().unavailable()
-
     @classmethod
     def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
         """One device; ``options`` are further fields."""
