@@ -11,9 +11,10 @@ from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
+from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.dream.parallel_steps import ParallelStepEngine
 from ironloom.trainer.dream.steps import StepEngine
-from ironloom.trainer.parallel_engine import check_available, precision
+from ironloom.trainer.parallel_engine import precision
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -30,6 +31,19 @@ APPLY = (
     "apply_replicate",
 )
 
+#: Settings of devices that only the default step has an effect of, and the values that ask for none.
+_UNREAD = {
+    "force_fsdp": False,
+    "force_ddp": False,
+    "reduce_dtype": "float32",
+    "compiled_autograd": False,
+    "activation_memory_budget": 1.0,
+    "async_tensor_parallel": None,
+    "sequence_parallel": False,
+    "loss_parallel": False,
+    "offload_optimizer": False,
+}
+
 
 def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole: nn.Module, overridden: set[str]) -> StepEngine:
     """Spread the models over the processes and make the engine that runs the trainer's steps on them.
@@ -44,7 +58,7 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         ConfigError: If the models, the steps or the precision do not go with the degrees.
     """
     args, parameters, team = trainer.args, trainer.parameters, trainer.team
-    check_available(parameters)
+    _check_read(parameters)
     dtype = precision(args, parameters)
     degrees = team.place.degrees
     if degrees.pp > 1 or "apply_pipeline_parallel" in overridden:
@@ -75,6 +89,19 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         engine = ParallelStepEngine(trainer, whole, args, team, Spread(is_sharded))
     engine.autocast_dtype = dtype
     return engine
+
+
+def _check_read(parameters: DeviceParameters) -> None:
+    """Refuse settings that have no effect on steps of the user's own.
+
+    Raises:
+        ConfigError: Naming all of them.
+    """
+    wanted = [name for name, default in _UNREAD.items() if getattr(parameters, name, default) != default]
+    if parameters.activation_dtype not in (None, parameters.param_dtype):
+        wanted.append("activation_dtype (other than param_dtype)")
+    if wanted:
+        raise ConfigError(f"not available with a training_step or apply_ hooks of your own: {', '.join(wanted)}; leave them out")
 
 
 def _apply_here(trainer: DreamTrainer) -> None:
@@ -203,7 +230,7 @@ class ApplyHooks:
         """Recompute the activations of each model's blocks; called if ``checkpoint_activations`` is set."""
         for model in self.named_models().values():
             if any(parameter.requires_grad for parameter in model.parameters()):
-                recompute_blocks(model)
+                recompute_blocks(model, "optimized" if getattr(self.parameters, "recompute", "full") == "selective" else "default")
 
     def apply_compile(self) -> None:
         """Compile each model's blocks, or the model where it has none; called if ``compile_model`` is set."""
