@@ -489,7 +489,7 @@ def test_settings_of_devices_that_a_step_does_not_read_are_refused(tmp_path: Pat
     config = configured(tmp_path)
     trainer = Steady(config)
     trainer.parameters.reduce_dtype = "bfloat16"
-    with pytest.raises(ConfigError, match="not available with a training_step.*: reduce_dtype"):
+    with pytest.raises(ConfigError, match=r"not available with a training_step.*: reduce_dtype"):
         trainer.fit()
     classifier = Pictures(config)
     classifier.parameters.checkpoint_activations = True
