@@ -99,7 +99,7 @@ class Pictures(DreamTrainer):
         self.classifier = _Classifier(layers)
 
     def configure_dataloaders(self) -> Any:
-        return images(), images(10)
+        return images(), images(9)
 
     def configure_optimizers(self) -> Any:
         self.optimizer = torch.optim.SGD(self.classifier.parameters(), lr=0.1, momentum=0.9)

@@ -17,6 +17,8 @@ from ironloom.config.graph import target_parts
         ("forgather.ml.base_trainer:BaseTrainer", "ironloom.trainer:BaseTrainer"),
         ("forgather.ml.trainer.trainer:Trainer", "ironloom.trainer:Trainer"),
         ("dream_trainer:DreamTrainerConfig", "ironloom:DreamTrainerConfig"),
+        ("dream_trainer:DreamTrainer", "ironloom.trainer.dream:DreamTrainer"),
+        ("dream_trainer.trainer:DreamTrainer", "ironloom.trainer.dream:DreamTrainer"),
         ("dream_trainer.configs:DeviceParameters", "ironloom.settings:DeviceParameters"),
         ("dream_trainer.configs:TrainingParameters", "ironloom.configs:TrainingParameters"),
         ("forgather.ml:PipelineTrainer", "ironloom.trainer:PipelineTrainer"),

@@ -195,8 +195,8 @@ def test_validation_is_exact_over_samples_and_disturbs_nothing(tmp_path: Path) -
     trainer.fit()
     metrics = trainer.evaluate()
     trainer.classifier.eval()
-    pictures = torch.stack([image["picture"] for image in images(10)])
-    kinds = torch.stack([image["kind"] for image in images(10)])
+    pictures = torch.stack([image["picture"] for image in images(9)])
+    kinds = torch.stack([image["kind"] for image in images(9)])
     with torch.no_grad():
         logits = trainer.classifier(pictures)
     each = F.cross_entropy(logits, kinds, reduction="none")
@@ -483,3 +483,20 @@ def test_a_seed_of_zero_is_a_seed(tmp_path: Path) -> None:
     other = Regression(configured(tmp_path / "other", n_epochs=1))
     other.fit()
     assert found[0] == found[1] != losses(other)
+
+
+def test_settings_of_devices_that_a_step_does_not_read_are_refused(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    trainer = Steady(config)
+    trainer.parameters.reduce_dtype = "bfloat16"
+    with pytest.raises(ConfigError, match=r"not available with a training_step.*: reduce_dtype"):
+        trainer.fit()
+    classifier = Pictures(config)
+    classifier.parameters.checkpoint_activations = True
+    assert losses_of(classifier) == losses_of(Pictures(configured(tmp_path / "plain")))
+
+
+def losses_of(trainer: DreamTrainer) -> list[float]:
+    trainer.args.resume_from_checkpoint = False
+    trainer.fit()
+    return losses(trainer)

@@ -50,7 +50,8 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
     if losses:
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
-        found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
+        if trainer.processing_class is not None:  # the loss is one of text
+            found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
     if test is not None:
         found.append(("test loss", f"{test['test_loss']:.4f} (perplexity {_perplexity(test['test_loss'])})"))
     if metrics["train_steps_per_second"]:

@@ -37,7 +37,6 @@ MODULES = {
     "dream_trainer.configs": "ironloom.configs",
     "dream_trainer.callbacks": "ironloom.callbacks",
     "dream_trainer.trainer": "ironloom.trainer",
-    "dream_trainer.trainer.dream": "ironloom.trainer",
     "dream_trainer.trainer.mixins": "ironloom.trainer",
 }
 

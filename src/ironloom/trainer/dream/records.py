@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -118,6 +119,25 @@ class StepRecords(TrainerCallback):
         """A run that starts anew has reported nothing."""
         if state.global_step == 0:
             self.means.sums = {}
+
+
+@contextlib.contextmanager
+def muted(metrics: Iterable[Metric]) -> Iterator[None]:
+    """Within the block metrics take nothing in: a process computes along with others, on samples that were counted already."""
+    before = [(metric, vars(metric).get("update")) for metric in metrics]
+    for metric, _ in before:
+        vars(metric)["update"] = _take_nothing
+    try:
+        yield
+    finally:
+        for metric, own in before:
+            del vars(metric)["update"]
+            if own is not None:
+                vars(metric)["update"] = own
+
+
+def _take_nothing(*args: Any, **kwargs: Any) -> None:
+    """In the place of a metric's ``update``."""
 
 
 def computed(metrics: Mapping[str, Metric], team: Team) -> dict[str, float]:

@@ -10,7 +10,8 @@ from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
-from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
+from ironloom.settings.dream.device import DeviceParameters
+from ironloom.trainer.device_options import check_spread, compiler_of, precision, spread_options
 from ironloom.trainer.dream.parallel_steps import ParallelStepEngine
 from ironloom.trainer.dream.steps import StepEngine
 
@@ -29,6 +30,19 @@ APPLY = (
     "apply_replicate",
 )
 
+#: Settings of devices that only the default step has an effect of, and the values that ask for none.
+_UNREAD = {
+    "force_fsdp": False,
+    "force_ddp": False,
+    "reduce_dtype": "float32",
+    "compiled_autograd": False,
+    "activation_memory_budget": 1.0,
+    "async_tensor_parallel": None,
+    "sequence_parallel": False,
+    "loss_parallel": False,
+    "offload_optimizer": False,
+}
+
 
 def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole: nn.Module, overridden: set[str]) -> StepEngine:
     """Spread the models over the processes and make the engine that runs the trainer's steps on them.
@@ -43,7 +57,7 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         ConfigError: If the models, the steps or the precision do not go with the degrees.
     """
     args, parameters, team = trainer.args, trainer.parameters, trainer.team
-    check_together(parameters, team)
+    _check_read(parameters)
     dtype = precision(args, parameters)
     degrees = team.place.degrees
     if degrees.pp > 1 or "apply_pipeline_parallel" in overridden:
@@ -52,10 +66,7 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         )
     if degrees.cp > 1:
         raise ConfigError("context_parallel_size above 1 cuts sequences, which only the default training_step knows: set it to 1")
-    cut = next((name for name in ("sequence_parallel", "loss_parallel") if getattr(parameters, name) and degrees.tp > 1), None)
-    if cut is not None:
-        raise ConfigError(f"{cut} is for the default training_step, which knows what the processes divide: leave it out")
-    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or parameters.force_fsdp or parameters.offload_parameters
+    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or parameters.offload_parameters
     check_spread(parameters, dtype, is_sharded)
     if team.is_alone:
         _apply_here(trainer)
@@ -72,9 +83,21 @@ def make_step_engine(trainer: DreamTrainer, models: dict[str, nn.Module], whole:
         from ironloom.parallel.apply import Spread
 
         engine = ParallelStepEngine(trainer, whole, args, team, Spread(is_sharded))
-        engine.reduce_dtype = None if parameters.reduce_dtype == "float32" else DTYPES[parameters.reduce_dtype]
-    equip(engine, args, parameters, dtype)
+    engine.autocast_dtype = dtype
     return engine
+
+
+def _check_read(parameters: DeviceParameters) -> None:
+    """Refuse settings that have no effect on steps of the user's own.
+
+    Raises:
+        ConfigError: Naming all of them.
+    """
+    wanted = [name for name, default in _UNREAD.items() if getattr(parameters, name) != default]
+    if parameters.activation_dtype not in (None, parameters.param_dtype):
+        wanted.append("activation_dtype (other than param_dtype)")
+    if wanted:
+        raise ConfigError(f"not available with a training_step or apply_ hooks of your own: {', '.join(wanted)}; leave them out")
 
 
 def _apply_here(trainer: DreamTrainer) -> None:
@@ -173,7 +196,7 @@ def sharding_options(trainer: DreamTrainer) -> dict[str, Any]:
     dtype = None if name == "float32" else DTYPES[name]
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if trainer.parameters.offload_parameters else OffloadPolicy()
     # Inputs are left alone: what is computed in half precision is autocast's choice, as with one process.
-    policy = MixedPrecisionPolicy(dtype, reduce_dtype=DTYPES[trainer.parameters.reduce_dtype], cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     return {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
 
 

@@ -6,6 +6,7 @@ precision, sums over processes, clipping, the loss scaler.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ironloom.errors import ConfigError
 from ironloom.objectives.base import batch_size
 from ironloom.trainer.diagnose import no_gradient
 from ironloom.trainer.dream.batches import moved, unpacked
-from ironloom.trainer.dream.records import Means, StepResult, read_result
+from ironloom.trainer.dream.records import Means, StepResult, muted, read_result
 from ironloom.trainer.dream.window import StepWeight, Window
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
 
@@ -47,6 +48,8 @@ class StepEngine(NativeEngine):
         self.seen_batch: Batch | None = None
         self.has_validation_loss = False
         self._is_validating = False
+        #: Whether the running batch was counted already: this process has none, but must compute along.
+        self._is_spare = False
         self._by_hand = False
         self._norms: list[float] = []
 
@@ -84,6 +87,7 @@ class StepEngine(NativeEngine):
         return ()
 
     def _one(self, batch: Batch | None, number: int, key: int, window: Window) -> None:
+        self._is_spare = batch is None
         if batch is None:
             batch, window.share = self._pattern_batch(), 0.0
         else:
@@ -110,7 +114,8 @@ class StepEngine(NativeEngine):
 
     def _call(self, hook: str, function: Callable[[Any, int], Any], batch: Batch, number: int) -> StepResult:
         whole = moved(unpacked(batch), self.device)
-        with self._numerics():
+        spare = muted(self.trainer.named_metrics().values()) if self._is_spare else contextlib.nullcontext()
+        with self._numerics(), spare:
             return read_result(function(whole, number), batch_size(batch), hook)
 
     def _training_step(self, batch: Any, number: int) -> Any:
@@ -158,6 +163,7 @@ class StepEngine(NativeEngine):
     def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
         """Loss of a batch by ``validation_step``, whose further numbers are kept; it gives no logits."""
         number, self.validation_batch = self.validation_batch, self.validation_batch + 1
+        self._is_spare = batch is None
         if batch is None:
             self._call("validation_step", self._validation_step, self._pattern_batch(), number)
             return EvalStep(0.0, 0, None)
@@ -190,13 +196,11 @@ class StepEngine(NativeEngine):
     def note(self, numbers: Mapping[str, Any]) -> bool:
         """Take numbers that the running step reports; False if there is none."""
         result = read_result(numbers if "loss" not in numbers else {}, 0, "log_dict")
-        if self.window is not None:
-            if self.window.share:
-                self.trainer.records.means.add(result.numbers, batch_size(self.seen_batch or {}))
-            return True
-        if self._is_validating:
-            self.validation.add(result.numbers, batch_size(self.seen_batch or {}))
-        return self._is_validating
+        is_training = self.window is not None
+        if not self._is_spare and (is_training or self._is_validating):
+            means = self.trainer.records.means if is_training else self.validation
+            means.add(result.numbers, batch_size(self.seen_batch or {}))
+        return is_training or self._is_validating
 
     @property
     def is_stepped_by_hand(self) -> bool:

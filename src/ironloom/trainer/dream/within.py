@@ -21,7 +21,7 @@ from ironloom.trainer.engine import Batch
 from ironloom.trainer.trainer import Trainer
 
 
-class WithinSteps(DreamHooks, Trainer):  # type: ignore[misc]
+class WithinSteps(DreamHooks, Trainer):
     """A trainer whose steps are hooks."""
 
     records: StepRecords
@@ -60,7 +60,8 @@ class WithinSteps(DreamHooks, Trainer):  # type: ignore[misc]
     @property
     def next_batch(self) -> int:
         """Number in its epoch of the first micro-batch of the running step."""
-        return math.ceil(self._progress.samples / self.train_dataloader.global_batch_size)
+        per_batch: int = self.train_dataloader.global_batch_size
+        return math.ceil(self._progress.samples / per_batch)
 
     # Within a step
 
