@@ -153,9 +153,9 @@ def _run(graph: Graph, watch: Watch | None = None) -> None:
     from ironloom.trainer import Trainer
 
     if watch is not None and isinstance(trainer, Trainer):  # a configuration may name a trainer of its own
-        from ironloom.cli.worker import PhaseCallback
+        from ironloom.cli.worker import watch_over
 
-        trainer.add_callback(PhaseCallback(watch))
+        watch_over(trainer, watch)
     output = trainer.train()
     trainer.save_model()
     test = trainer.evaluate(test_dataset, metric_key_prefix="test") if test_dataset is not None else None

@@ -7,7 +7,7 @@ import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from ironloom.parallel.launch_logs import settle_in
 from ironloom.parallel.watch import LIMIT, Watch
 from ironloom.parallel.watch_store import open_store
 from ironloom.settings.model import ModelConfig, count_parameters
+
+if TYPE_CHECKING:
+    from ironloom.trainer import Trainer
 
 # Bytes of a parameter in a checkpoint: weight and two moments in float32.
 _BYTES = 12
@@ -114,8 +117,14 @@ class Worker:
             arguments["resume_from_checkpoint"] = True
 
 
-class PhaseCallback(TrainerCallback):
-    """Tells the watch where the loop is.
+def watch_over(trainer: Trainer, watch: Watch) -> None:
+    """Let the watch know the phases of a trainer's loop, and each batch of those that have many."""
+    trainer.phase = watch.phase  # type: ignore[method-assign]
+    trainer.add_callback(BatchCallback(watch))
+
+
+class BatchCallback(TrainerCallback):
+    """Tells the watch that a phase goes on.
 
     Args:
         watch: Of this rank.
@@ -124,25 +133,13 @@ class PhaseCallback(TrainerCallback):
     def __init__(self, watch: Watch):
         self._phase = watch.phase
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The first batches are read."""
-        self._phase("between steps", state.global_step)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forward and backward, then the update."""
-        self._phase("forward and backward", state.global_step + 1)
-
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The next micro-batch."""
-        self._phase("forward and backward", state.global_step + 1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logging, evaluation, saving, and reading the next batches."""
-        self._phase("between steps", state.global_step)
+        self._phase("forward", state.global_step + 1)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A batch of an evaluation."""
-        self._phase("evaluation", state.global_step)
+        self._phase("evaluate", state.global_step)
 
 
 def checkpoint_bytes(graph: Graph) -> int:

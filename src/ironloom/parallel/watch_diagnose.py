@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ironloom.errors import RankError
+from ironloom.errors import ConfigError, RankError
 from ironloom.parallel.watch_lines import source
 
 #: Seconds without a sign of life after which a process counts as silent, where there is an alarm anyway.
@@ -17,6 +17,8 @@ SILENT = 2.0
 _ORDERLY = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 # Seconds for a cause to show up before ranks that failed through others are looked at for themselves.
 _PATIENCE_WITH_VICTIMS = 2.5
+# Seconds for all ranks to meet the same mistake.
+_PATIENCE_WITH_MISTAKES = 2.0
 _SHOWN = 4
 # Exit codes of mistakes that are not a rank's.
 _KNOWN = (2, 3, 4)
@@ -122,7 +124,9 @@ def _raised(seen: Sequence[Seen]) -> _Case | None:
     if not own:
         return None
     code = _common([int(one.fault["code"]) for one in own if one.fault is not None])
-    return _Case(own, lambda one: f"failed {one.where()}: {(one.fault or {})['text']}", "", exit_code=code)
+    # A mistake of the user is met by every rank, a little sooner or later, and is told once when all have said it.
+    settle = _PATIENCE_WITH_MISTAKES if code == ConfigError.exit_code and len(own) < len(seen) else 0.5
+    return _Case(own, lambda one: f"failed {one.where()}: {(one.fault or {})['text']}", "", settle, exit_code=code)
 
 
 def _died(seen: Sequence[Seen]) -> _Case | None:
@@ -184,7 +188,7 @@ def _stuck(seen: Sequence[Seen]) -> _Case | None:
     silent = [one for one in running if one.quiet > SILENT]
     if silent:
         advice = "the process is stopped, or its machine is down or hangs"
-        return _Case(silent, lambda one: f"does not answer since {one.quiet:.0f} s; last seen {one.where()}", advice, settle)
+        return _Case(silent, lambda one: f"has not answered for {one.quiet:.0f} s; last seen {one.where()}", advice, settle)
     involved = [one for one in seen if one.beat and one.end not in ("done", "stopped")]
     gone = [one for one in seen if one.end in ("done", "stopped") or one.exit in _ORDERLY]
     if late and gone:
@@ -198,7 +202,7 @@ def _stuck(seen: Sequence[Seen]) -> _Case | None:
     behind = [one for one in outside if one.beat["count"] == min(other.beat["count"] for other in outside)]
     if outside and (len(outside) < len(involved) or len(behind) < len(involved)):
         advice = "this phase takes too long: look at the line, or raise the limit"
-        return _Case(behind, lambda one: f"is stuck since {one.still:.0f} s {one.where()}", advice, settle)
+        return _Case(behind, lambda one: f"has been stuck for {one.still:.0f} s {one.where()}", advice, settle)
     return _disagree(involved, settle)
 
 
@@ -252,6 +256,10 @@ def _report(case: _Case, seen: Sequence[Seen]) -> Iterable[str]:
     texts = {(one.fault or {}).get("text", "") for one in case.culprits}
     if len(case.culprits) == len(seen) > 1 and len(texts) == 1 and texts != {""}:
         yield from texts.pop().splitlines()  # all met the same: it is nobody's in particular
+        return
+    naming = [one.fault["text"] for one in case.culprits if one.fault is not None and one.fault.get("names")]
+    if naming:
+        yield from naming[0].splitlines()  # an error that names other ranks is not about the one that says it
         return
     for one in case.culprits[:_SHOWN]:
         yield from f"{one.name()} {case.what(one)}".splitlines()
