@@ -12,8 +12,9 @@ from torch.distributed import HashStore
 from ironloom.data.loader import Loader
 from ironloom.errors import DataError, RankError
 from ironloom.parallel.watch import Watch, is_of_others
-from ironloom.parallel.watch_diagnose import Seen, judge
+from ironloom.parallel.watch_diagnose import judge
 from ironloom.parallel.watch_lines import line_of_error, standing_at
+from ironloom.parallel.watch_report import Seen
 
 
 def seen(rank: int, step: int = 7, phase: str = "forward", count: int = 20, **options: Any) -> Seen:

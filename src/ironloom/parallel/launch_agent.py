@@ -156,7 +156,7 @@ class Agent(LocalElasticAgent):
 
     def _may_stop(self, seconds: float) -> bool:
         """Whether the ranks that still run have had their time."""
-        if all(handler.proc.poll() is not None for handler in self._handlers().values()):
+        if all(_exit_code(handler.proc) is not None for handler in self._handlers().values()):
             return self.verdict is not None or seconds > _GRACE or any(code in _ORDERLY for code in self.codes.values())
         orderly = any(code in _ORDERLY for code in self.codes.values())
         return seconds > (_ORDERLY_GRACE if orderly else _GRACE if self.verdict is None else 1.0)
@@ -164,7 +164,7 @@ class Agent(LocalElasticAgent):
     def _kill(self) -> None:
         """End the ranks that are left: they wait for one that is no more, and would not hear a milder signal."""
         for handler in self._handlers().values():
-            if handler.proc.poll() is None:
+            if _exit_code(handler.proc) is None:
                 os.killpg(handler.proc.pid, signal.SIGKILL)
                 handler.proc.wait()
 
