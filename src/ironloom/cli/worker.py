@@ -7,7 +7,7 @@ import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from ironloom.parallel.launch_logs import settle_in
 from ironloom.parallel.watch import Watch
 from ironloom.parallel.watch_store import open_store
 from ironloom.settings.model import ModelConfig, count_parameters
+
+if TYPE_CHECKING:
+    from ironloom.trainer import Trainer
 
 # Bytes of a parameter in a checkpoint: weight and two moments in float32.
 _BYTES = 12

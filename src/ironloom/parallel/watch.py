@@ -116,7 +116,15 @@ class Watch:
             return
         of_others = is_of_others(error)
         self._put(
-            "fault", {"of_others": of_others, "text": _text(error), "line": line_of_error(error), "code": _code(error), **self.place()}
+            "fault",
+            {
+                "of_others": of_others,
+                "names": isinstance(error, RankError) and not of_others,
+                "text": _text(error),
+                "line": line_of_error(error),
+                "code": _code(error),
+                **self.place(),
+            },
         )
         if not of_others:
             self._leave("failed")
@@ -163,6 +171,17 @@ class Watch:
             if self._observes and not self._stop.is_set():
                 print(f"error: rank {self.rank} lost the store that rank 0 holds: {_text(error)}", file=sys.stderr, flush=True)
                 self._give_up()
+            self._outlive()
+
+    def _outlive(self) -> None:
+        """The launcher has gone: end this process, which nobody looks after any more, when it makes no progress towards its own end."""
+        count, since = self._count, time.monotonic()
+        while not self._stop.wait(self._interval):
+            if count != self._count:
+                count, since = self._count, time.monotonic()
+            elif time.monotonic() - since > self._patience:
+                print(f"error: rank {self.rank} has lost its launcher and is stuck", file=sys.stderr, flush=True)
+                os._exit(RankError.exit_code)
 
     def _give_up(self) -> None:
         """End a process whose main thread may wait for ever; it gets a moment to end in its own way."""
@@ -210,6 +229,8 @@ def is_of_others(error: BaseException) -> bool:
     """Whether a rank got this error because another one failed or left."""
     from torch.distributed import DistError
 
+    if isinstance(error, RankError) and error.__cause__ is not None:
+        return is_of_others(error.__cause__)
     if isinstance(error, IronloomError):
         return False
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and _OF_OTHERS.search(str(error)) is not None)
