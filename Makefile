@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 # One thread for each of the two processes of a test run; results do not depend on it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help quickstart test test-slow check bench clean
+.PHONY: help quickstart test test-slow check equality scale bench clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -19,6 +19,8 @@ help:
 	@echo "make test         the test suite, but the slow proofs"
 	@echo "make test-slow    the slow proofs"
 	@echo "make check        format, lint, types, layers"
+	@echo "make equality     every mode beside one process: docs/equality.md (minutes)"
+	@echo "make scale        memory and traffic of large runs: docs/scale.md"
 	@echo "make bench        speed beside a bare loop and other trainers"
 	@echo "make clean        remove .venv, caches and builds; runs in output/ stay"
 
@@ -36,6 +38,13 @@ check: .venv/installed-dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+
+equality: .venv/installed-dev
+	$(PYTEST) -n 2 -m "slow or not slow" -o junit_family=xunit1 --junitxml output/equality.xml tests/parallel/test_equality.py tests/parallel/test_pipeline_equality.py
+	$(BIN)/python tools/make_equality.py output/equality.xml
+
+scale: .venv/installed
+	$(BIN)/python benchmarks/scale.py --write
 
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/training.py

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Imported before the processes are forked, which would each need seconds for them.
 import torch._dynamo
@@ -54,6 +55,14 @@ def gpt2() -> nn.Module:
         return model
 
 
+def partly_frozen() -> nn.Module:
+    """As an adapter leaves it: some matrices and the norms are trained."""
+    model = of_transformers("Llama")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_proj" in name or "norm" in name)
+    return model
+
+
 MODELS = {
     "tiny": tiny_lm,
     "decoder": decoder,
@@ -63,6 +72,7 @@ MODELS = {
     "qwen2": lambda: of_transformers("Qwen2"),
     "mistral": lambda: of_transformers("Mistral"),
     "gpt2": gpt2,
+    "llama, partly frozen": partly_frozen,
 }
 
 
@@ -117,17 +127,30 @@ def together(make: Any, nproc: int, parameters: DeviceParameters | None, data_si
     return run(lambda: train(make, parameters, data_size, **args), nproc, timeout=timeout)
 
 
-def largest_error(one: Result, other: Result) -> float:
-    """Largest relative difference of losses, norms, evaluation, and of all weights together."""
+class Errors(NamedTuple):
+    """Largest relative differences of two runs: of losses (evaluation too) and norms by step, of all weights together."""
+
+    losses: float
+    norms: float
+    weights: float
+
+
+def errors(one: Result, other: Result) -> Errors:
+    """How far ``other`` is from ``one``; of the weights those count that ``other`` has."""
     assert one.counts == other.counts
     assert [step for step, _ in one.losses] == [step for step, _ in other.losses] == list(range(1, STEPS + 1))
-    pairs = [
-        *zip([loss for _, loss in one.losses], [loss for _, loss in other.losses], strict=True),
-        *zip(one.norms, other.norms, strict=True),
-        (one.evaluation, other.evaluation),
-    ]
+    losses = [*zip([loss for _, loss in one.losses], [loss for _, loss in other.losses], strict=True), (one.evaluation, other.evaluation)]
+    norms = zip(one.norms, other.norms, strict=True)
+    return Errors(*(max(abs(a - b) / abs(a) for a, b in pairs) for pairs in (losses, norms)), distance(one.weights, other.weights))
+
+
+def distance(expected: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor]) -> float:
+    """Norm of the difference over norm, of all weights that are held."""
+    difference = math.sqrt(sum(float((expected[name] - held[name]).square().sum()) for name in held))
+    return difference / math.sqrt(sum(float(expected[name].square().sum()) for name in held))
+
+
+def largest_error(one: Result, other: Result) -> float:
+    """The largest of all :func:`errors` of two runs that have the same weights."""
     assert one.weights.keys() == other.weights.keys()
-    difference = math.sqrt(sum(float((one.weights[name] - other.weights[name]).square().sum()) for name in one.weights))
-    size = math.sqrt(sum(float(weight.square().sum()) for weight in one.weights.values()))
-    errors: list[float] = [difference / size, *(abs(a - b) / abs(a) for a, b in pairs)]
-    return max(errors)
+    return max(errors(one, other))

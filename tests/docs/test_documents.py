@@ -56,6 +56,8 @@ BLOCKS = {
     "docs/configuration.md": {"yaml": 6, "python": 1, "bash": 3, "console": 4},
     "docs/distributed.md": {"bash": 1, "yaml": 1, "console": 1},
     "docs/dream.md": {"python": 3, "bash": 1, "text": 2},
+    "docs/equality.md": {"bash": 1},
+    "docs/scale.md": {"bash": 1},
     "docs/exactness.md": {"python": 2, "text": 2},
     "docs/templates.md": {"yaml": 4, "bash": 1, "console": 1},
 }
@@ -265,7 +267,7 @@ def test_no_install_may_pull_another_torch() -> None:
     assert re.search(r"^torch==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check", "bench", "clean"])
+@pytest.mark.parametrize("target", ["quickstart", "test", "test-slow", "check", "equality", "scale", "bench", "clean"])
 def test_targets_of_make(target: str, tmp_path: Path) -> None:
     """In a folder with spaces: a first call makes the environment, a second one installs nothing."""
     folder = tmp_path / "a folder"

@@ -101,12 +101,14 @@ def pipeline_trainer(kind: str, folder: str, schedule: str, options: dict[str, A
     return PipelineTrainer(small_model(kind), arguments(folder, **values), **data(), distributed_env=environment, **(options or {}))
 
 
-def one_process(kind: str, **changes: Any) -> list[dict[str, float]]:
-    """The history of the same run in one process."""
+def one_process(kind: str, weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> list[dict[str, float]]:
+    """The history of the same run in one process, whose last weights are put into ``weights``."""
     from ironloom import Trainer
 
     trainer = Trainer(small_model(kind), arguments(tempfile.mkdtemp(), **changes), **data())
     trainer.train()
+    if weights is not None:
+        weights.update({name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()})
     return numbers(trainer)
 
 
@@ -120,3 +122,11 @@ def deviation(one: list[dict[str, float]], other: list[dict[str, float]]) -> flo
     """The greatest relative difference of two histories with the same records."""
     assert [record.keys() for record in one] == [record.keys() for record in other]
     return max(abs(mine[key] - theirs[key]) / abs(mine[key]) for mine, theirs in zip(one, other, strict=True) for key in mine)
+
+
+def with_pipeline(model: Any, values: dict[str, Any], **options: Any) -> Any:
+    """The plain trainer, told what a pipeline is to be."""
+    from ironloom import Trainer
+    from ironloom.settings.pipeline import PipelineTrainingArguments
+
+    return Trainer(model, PipelineTrainingArguments(**values), **options)

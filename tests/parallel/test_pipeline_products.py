@@ -14,9 +14,10 @@ import torch.distributed.pipelining  # seconds of imports, once before the tests
 
 from ironloom import Trainer, TrainerCallback
 from ironloom.errors import ConfigError
-from ironloom.settings.pipeline import SCHEDULES, PipelineTrainingArguments, pipeline_arguments
+from ironloom.settings.pipeline import pipeline_arguments
 from ironloom.settings.training import TrainingArguments
-from parallel.pipelines import small_model
+from parallel.modes import FACTORS
+from parallel.pipelines import with_pipeline
 from spawned import run
 from spread import MODELS, Result, largest_error, spread_over, together, train
 from tiny import tiny_trainer, uneven_samples
@@ -24,32 +25,15 @@ from tiny import tiny_trainer, uneven_samples
 NEAR = 1e-5
 
 #: Processes, sizes beside a pipeline of two, processes that read different samples.
-PRODUCTS: dict[str, tuple[int, dict[str, Any], int]] = {
+PRODUCTS = {
     "alone": (2, {}, 1),
-    "data": (4, {"dp_replicate": 2}, 2),
-    "sharded": (4, {"dp_shard": 2}, 2),
-    "tensor": (4, {"tensor_parallel_size": 2}, 1),
-    "context": (4, {"context_parallel_size": 2}, 1),
-    "hybrid": (8, {"dp_replicate": 2, "dp_shard": 2}, 4),
-    "sharded x tensor": (8, {"dp_shard": 2, "tensor_parallel_size": 2}, 2),
-    "sharded x context": (8, {"dp_shard": 2, "context_parallel_size": 2}, 2),
-    "context x tensor": (8, {"context_parallel_size": 2, "tensor_parallel_size": 2}, 1),
+    **{name: (nproc, sizes, sizes.get("dp_replicate", 1) * sizes.get("dp_shard", 1)) for name, (nproc, sizes) in FACTORS.items()},
 }
 
 
 @functools.cache
 def one_process(model: str, **args: Any) -> Result:
-    return train(_model(model), None, 1, **args)
-
-
-def _model(name: str) -> Any:
-    """One of two layers, or, for two stages on each process, a ``deep`` one of four or five."""
-    return functools.partial(small_model, name.removeprefix("deep ")) if name.startswith("deep ") else MODELS[name]
-
-
-def with_pipeline(model: Any, values: dict[str, Any], **options: Any) -> Trainer:
-    """The plain trainer, told what a pipeline is to be."""
-    return Trainer(model, PipelineTrainingArguments(**values), **options)
+    return train(MODELS[model], None, 1, **args)
 
 
 def whole_model(results: list[Result]) -> list[Result]:
@@ -63,49 +47,6 @@ def whole_model(results: list[Result]) -> list[Result]:
     return results
 
 
-def check(model: str, product: str, options: dict[str, Any] | None = None, **args: Any) -> None:
-    nproc, sizes, data_size = PRODUCTS[product]
-    parameters = spread_over(pipeline_parallel_size=2, **sizes, **(options or {}))
-    for result in whole_model(together(_model(model), nproc, parameters, data_size, timeout=120, **args)):
-        assert largest_error(one_process(model), result) < NEAR
-
-
-@pytest.mark.parametrize("product", ["alone", "data", "sharded", "tensor", "context"])
-@pytest.mark.parametrize("model", ["decoder", "llama"])
-def test_a_product(model: str, product: str) -> None:
-    check(model, product)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("model", ["decoder, gated, untied", "llama, tied", "gpt2", "qwen2"])
-def test_products(model: str, product: str) -> None:
-    check(model, product)
-
-
-def check_schedule(model: str, product: str, schedule: str) -> None:
-    nproc, sizes, data_size = PRODUCTS[product]
-    pipeline = {"schedule_class": schedule, "stages_per_rank": SCHEDULES[schedule].least, "pipeline_chunks": 4}
-    parameters = spread_over(pipeline_parallel_size=2, **sizes)
-    batch = 8 // data_size
-    args = {"cls": with_pipeline, "per_device_train_batch_size": batch, **pipeline}
-    for result in whole_model(together(_model(model), nproc, parameters, data_size, timeout=120, **args)):
-        assert largest_error(one_process(model, per_device_train_batch_size=8), result) < NEAR
-
-
-@pytest.mark.parametrize(("product", "schedule"), [("sharded", "ScheduleZBVZeroBubble"), ("tensor", "ScheduleInterleavedZeroBubble")])
-def test_a_schedule_whose_backward_is_in_two(product: str, schedule: str) -> None:
-    check_schedule("deep tied", product, schedule)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("product", ["sharded", "tensor", "context"])
-@pytest.mark.parametrize("model", ["deep tied", "deep llama"])
-def test_every_schedule_goes_with_every_product(model: str, product: str, schedule: str) -> None:
-    check_schedule(model, product, schedule)
-
-
 def _adapter() -> Any:
     """A model of which little is trained, and nothing outside of the blocks."""
     model = MODELS["llama"]()
@@ -114,7 +55,7 @@ def _adapter() -> Any:
     return model
 
 
-@pytest.mark.parametrize("product", ["sharded", pytest.param("tensor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("product", ["sharded", pytest.param("tensor parallel", marks=pytest.mark.slow)])
 def test_partly_frozen_models(product: str) -> None:
     nproc, sizes, data_size = PRODUCTS[product]
     alone = train(_adapter, None, 1)
@@ -129,7 +70,7 @@ SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 10}
 def test_a_checkpoint_goes_on_under_one_process_and_back(product: str, tmp_path: Path) -> None:
     nproc, sizes, data_size = PRODUCTS[product]
     parameters = spread_over(pipeline_parallel_size=2, **sizes)
-    make = _model("decoder")
+    make = MODELS["decoder"]
     saved = whole_model(together(make, nproc, parameters, data_size, timeout=120, output_dir=tmp_path / "product", **SAVING))
     half = tmp_path / "product/checkpoints/checkpoint-10"
     assert largest_error(one_process("decoder"), train(make, None, 1, resume_from_checkpoint=half)) < NEAR
@@ -140,24 +81,6 @@ def test_a_checkpoint_goes_on_under_one_process_and_back(product: str, tmp_path:
             if source == half:  # the same topology: the same bits
                 assert all(torch.equal(saved[0].weights[name], weight) for name, weight in result.weights.items())
                 assert result.losses == saved[0].losses
-
-
-@pytest.mark.parametrize(
-    ("product", "options"),
-    [
-        ("sharded", {"checkpoint_activations": True}),
-        pytest.param("sharded", {"offload_parameters": True}, marks=pytest.mark.slow),
-        pytest.param("tensor", {"checkpoint_activations": True}, marks=pytest.mark.slow),
-        pytest.param("context", {"checkpoint_activations": True}, marks=pytest.mark.slow),
-        pytest.param("alone", {"compile_model": True}, marks=pytest.mark.slow),
-        pytest.param("sharded", {"compile_model": True}, marks=pytest.mark.slow),
-        pytest.param("sharded", {"compile_model": True, "checkpoint_activations": True}, marks=pytest.mark.slow),
-        pytest.param("tensor", {"compile_model": True}, marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
-def test_an_option_of_memory_or_speed(product: str, options: dict[str, Any]) -> None:
-    check("decoder", product, options, torch_compile_backend="aot_eager")
 
 
 def _calls_of_blocks(folder: Path) -> int:
@@ -305,7 +228,6 @@ def _refusal(folder: Path, sizes: dict[str, Any], options: dict[str, Any], cls: 
         (2, {}, {}, None, {"fp16": True}, "use bf16"),
         (2, {}, {}, _OwnLoss, {}, "computes the loss from the logits of its last stage"),
         (2, {}, {"optimizers": (torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), None)}, None, {}, "optimizer_factory"),
-        (2, {"offload_parameters": True}, {}, None, {}, "offload_parameters needs sharded weights"),
         (4, {"context_parallel_size": 2}, {"compute_loss_func": _squares}, None, {}, "context parallelism cuts sequences"),
         (4, {"tensor_parallel_size": 2}, {}, with_pipeline, {"split_spec": {"transformer.h.0.attn": "end"}}, "between whole blocks"),
         (4, {"tensor_parallel_size": 2, "compile_model": True, "checkpoint_activations": True}, {}, None, {}, "leave out compile_model"),

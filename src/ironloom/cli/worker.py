@@ -28,7 +28,7 @@ from ironloom.parallel.watch_store import open_store
 from ironloom.settings.model import ModelConfig, count_parameters
 
 if TYPE_CHECKING:
-    from ironloom.trainer import Trainer
+    pass
 
 # Bytes of a parameter in a checkpoint: weight and two moments in float32.
 _BYTES = 12
