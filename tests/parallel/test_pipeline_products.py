@@ -16,7 +16,8 @@ from ironloom import Trainer, TrainerCallback
 from ironloom.errors import ConfigError
 from ironloom.settings.pipeline import pipeline_arguments
 from ironloom.settings.training import TrainingArguments
-from parallel.modes import FACTORS
+from parallel.equality import check
+from parallel.modes import FACTORS, STAGES
 from parallel.pipelines import with_pipeline
 from spawned import run
 from spread import MODELS, Result, largest_error, spread_over, together, train
@@ -25,10 +26,22 @@ from tiny import tiny_trainer, uneven_samples
 NEAR = 1e-5
 
 #: Processes, sizes beside a pipeline of two, processes that read different samples.
-PRODUCTS = {
+PRODUCTS: dict[str, tuple[int, dict[str, Any], int]] = {
     "alone": (2, {}, 1),
     **{name: (nproc, sizes, sizes.get("dp_replicate", 1) * sizes.get("dp_shard", 1)) for name, (nproc, sizes) in FACTORS.items()},
 }
+
+
+@pytest.mark.parametrize("name", [name for name, mode in STAGES.items() if mode.quick])
+def test_a_mode(name: str, record_property: pytest.RecordProperty) -> None:
+    check(name, STAGES[name].quick, record_property)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, mode in STAGES.items() if mode.slow])
+def test_a_mode_on_every_other_model(name: str, record_property: pytest.RecordProperty) -> None:
+    check(name, STAGES[name].slow, record_property)
 
 
 @functools.cache
