@@ -26,14 +26,14 @@ data: {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0]}
 init: {init_std: 0.02}
 optim: {max_lr: 1e-2, warmup_steps: 3, weight_decay: 0.1}
 trainer: {model_name: run, micro_batch_size: 2, train_batch_size: 8, save_checkpoint_steps: 5, log_interval: 1, num_workers: 0}
-operation: {train_steps: 10}
+operation: {train_steps: 10, eval_samples: 32}
 """
 TEMPLATE = """
 -- extends 'trainers/trainer.yaml'
 -- block data_definition
     !singleton:ironloom.data:PretrainData@data
         {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0], tokenizer_type: byte, vocab_name_or_path: null, vocab_size: null,
-         seq_length: 32, eval_samples: 100, test_samples: 100}
+         seq_length: 32, eval_samples: 32, test_samples: 100}
 -- endblock data_definition
 -- block model_definition
     !partial:ironloom.models:build_decoder
@@ -45,6 +45,9 @@ TEMPLATE = """
         init_std: 0.02
         seed: 1337
 -- endblock model_definition
+-- block eval_dataset
+    null
+-- endblock eval_dataset
 -- block optimizer
     !partial:ironloom.optim:adamw {lr: 1e-2, betas: [0.9, 0.95], weight_decay: 0.1}
 -- endblock optimizer

@@ -130,7 +130,7 @@ config = DreamTrainerConfig(
         lr_scheduler="linear", log_every_n_steps=2,
     ),
     checkpoint_parameters=CheckpointParameters(root_dir="runs", checkpoint_every_n_steps=5),
-    device_parameters=DeviceParameters.SINGLE_DEVICE(param_dtype="float32"),
+    device_parameters=DeviceParameters(param_dtype="float32"),
     callbacks=[TBLogger("boards/rich"), ProfileCallback(step_start=3, step_end=4, ranks=[0])],
 )
 """,

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ironloom.data.tokenizer import Tokenizer
+from ironloom.models.decoder import Decoder
 from ironloom.models.generate import generate
 from ironloom.trainer import Trainer, TrainOutput
 
@@ -69,12 +70,13 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
     if degrees.product != degrees.dp_replicate:
         return []
     tokenizer, dataset = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
-    if not isinstance(tokenizer, Tokenizer):
+    model = trainer.unwrapped_model()
+    if not isinstance(tokenizer, Tokenizer) or not (isinstance(model, Decoder) or callable(getattr(model, "generate", None))):
         return []
     lines = []
     for index in range(min(count, len(dataset))):
         prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
-        written = generate(trainer.unwrapped_model(), prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
+        written = generate(model, prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
         lines.append(f"{one_line(begun)} | {one_line(whole[len(begun) :])}")
     return lines
