@@ -39,9 +39,7 @@ def test_modules():
 
 
 PLANNED = {
-    "ironloom.settings:AccelTrainingArguments",
     "ironloom.settings:PipelineTrainingArguments",
-    "ironloom.trainer:AccelTrainer",
     "ironloom.trainer:PipelineTrainer",
 }
 
