@@ -49,6 +49,7 @@ LONG = "operation.train_steps=100000 operation.eval_interval=100000 trainer.save
 BLOCKS = {
     "README.md": {"console": 3, "text": 2, "bash": 1, "yaml": 2, "python": 2},
     "CONTRIBUTING.md": {"bash": 2, "python": 5},
+    "docs/accelerate.md": {"yaml": 1, "bash": 1, "python": 1},
     "docs/callbacks.md": {"python": 2, "text": 2},
     "docs/checkpoints.md": {"bash": 1, "python": 1, "text": 1, "console": 1},
     "docs/code.md": {"python": 2, "bash": 1, "text": 1},

@@ -57,11 +57,17 @@ def test_the_complete_configuration_trains_with_all_that_it_says(seed, write, tr
     assert [record["step"] for record in trainer.state.log_history if "eval_loss" in record] == [1, 2]
 
 
-@pytest.mark.parametrize(("name", "target"), [("accelerate_trainer", "AccelTrainer"), ("document_configuration", "AccelTrainer")])
-def test_accelerate_is_not_available_yet_and_says_so(name, target, seed, write):
-    problems = config.check(config.load(write(seed(name))))
-    assert [problem.message.partition(":")[2] for problem in problems if target in problem.message]
-    assert all("is not available yet: training on several devices" in problem.message for problem in problems)
+def test_the_accelerate_configuration_trains_with_what_it_says(seed, write, train):
+    trainer = train(write(seed("accelerate_trainer")))
+    assert type(trainer).__name__ == "AccelTrainer" and trainer.state.global_step == 2
+    assert trainer.args.accelerator_args == {"device_placement": True, "split_batches": False, "dispatch_batches": True}
+    assert trainer.accelerator.num_processes == 1
+
+
+def test_the_documented_configuration_trains_with_accelerate(seed, write, train):
+    trainer = train(write(seed("document_configuration")))
+    assert type(trainer).__name__ == "AccelTrainer"
+    assert (trainer.args.num_train_epochs, trainer.args.save_total_limit, trainer.args.save_optimizer_state) == (5, 5, True)
 
 
 def test_the_pipeline_configuration_is_right_for_four_processes(seed, write, monkeypatch):

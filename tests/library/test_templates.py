@@ -28,13 +28,16 @@ def project_configurations():
 def test_how_many_projects_and_configurations_there_are():
     assert [str(folder.relative_to(EXAMPLES)) for folder in project_folders()] == [
         "tiny_experiments/checkpointing",
+        "trainers/distributed",
         "trainers/pipeline",
         "trainers/simple",
     ]
     assert sorted(file.name for file in project_configurations()) == [
+        "accelerate.yaml",
         "best.yaml",
         "blocks.yaml",
         "blocks.yaml",
+        "checkpointing.yaml",
         "minimal.yaml",
         "minimal.yaml",
         "train.yaml",
@@ -61,7 +64,7 @@ def test_every_example_is_right_and_says_what_it_is(file):
         assert option.settings["help"]
 
 
-@pytest.mark.parametrize("name", ["trainers/trainer.yaml", "projects/base.yaml"])
+@pytest.mark.parametrize("name", ["trainers/trainer.yaml", "trainers/accel_trainer.yaml", "projects/base.yaml"])
 def test_templates_that_are_runs_by_themselves(name, write):
     graph = config.load(write(f"-- extends '{name}'\n"))
     assert (config.check(graph), graph.warnings) == ([], [])
