@@ -29,6 +29,7 @@ from torch.nn.attention import bias
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ironloom.models import attention
 from ironloom.models.build import allocate
 from ironloom.models.config import DecoderConfig
 from ironloom.objectives import CrossEntropy, chunked
@@ -259,6 +260,7 @@ def as_accelerator() -> Iterator[None]:
             stack.enter_context(mock.patch.object(owner, name, value))
 
         replace(F, "scaled_dot_product_attention", _flash_attention)
+        replace(attention, "SHORT", 0)
         replace(context_attention, "_band", lambda *_: None)
         replace(bias, "causal_lower_right", lambda *_: None)
         replace(chunked, "CPU_CHUNK", chunked.DEVICE_CHUNK)
