@@ -203,7 +203,8 @@ def test_contradictions_are_refused(args: dict[str, Any], path: str) -> None:
 
 
 def test_a_misspelt_argument_is_answered_by_check_with_its_place(tmp_path: Path) -> None:
-    text = "-- extends 'trainers/accel_trainer.yaml'\n-- block trainer_args\n    accelerator_args:\n        split_bathces: false\n-- endblock\n"
+    block = "-- block trainer_args\n    accelerator_args:\n        split_bathces: false\n-- endblock\n"
+    text = f"-- extends 'trainers/accel_trainer.yaml'\n{block}"
     (tmp_path / "run.yaml").write_text(text)
     (problem,) = config.check(config.load(tmp_path / "run.yaml"))
     assert (problem.origin.line, problem.path) == (4, "trainer_args.accelerator_args.split_bathces")
@@ -254,7 +255,7 @@ def test_what_accelerate_launch_was_told_counts(tmp_path: Path, monkeypatch: pyt
 def test_other_mistakes_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device_parameters are Trainer's"):
         AccelTrainer(tiny_lm(), {"output_dir": tmp_path}, device_parameters=spread_over())
-    with pytest.raises(ConfigError, match="must be an accelerate.Accelerator, found str"):
+    with pytest.raises(ConfigError, match=r"must be an accelerate\.Accelerator, found str"):
         AccelTrainer(tiny_lm(), {"output_dir": tmp_path}, accelerator="cpu")
     with pytest.raises(ConfigError, match="give either them or accelerator"):
         AccelTrainer(tiny_lm(), {"output_dir": tmp_path, "accelerator_args": {"cpu": True}}, accelerator=on_cpu()())
