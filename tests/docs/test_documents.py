@@ -47,7 +47,7 @@ SMALL = (
 LONG = "operation.train_steps=100000 operation.eval_interval=100000 trainer.save_checkpoint_steps=100000"
 #: How many blocks each document has, so that none is overlooked.
 BLOCKS = {
-    "README.md": {"console": 3, "text": 2, "bash": 1, "yaml": 2, "python": 2},
+    "README.md": {"console": 3, "text": 2, "bash": 2, "yaml": 2, "python": 2},
     "CONTRIBUTING.md": {"bash": 2, "python": 5},
     "docs/accelerate.md": {"yaml": 1, "bash": 1, "python": 1},
     "docs/callbacks.md": {"python": 2, "text": 2},
