@@ -44,10 +44,16 @@ PRODUCTS = {
         {"context_parallel_size": 2, "context_parallel_rotate_method": "alltoall", "tensor_parallel_size": 2, "sequence_parallel": True},
         1,
     ),
-    "ring of four x loss parallel": (
+    "sharded x ring x loss parallel": (
         8,
-        {"context_parallel_size": 4, "context_parallel_rotate_method": "alltoall", "tensor_parallel_size": 2, "loss_parallel": True},
-        1,
+        {
+            "dp_shard": 2,
+            "context_parallel_size": 2,
+            "context_parallel_rotate_method": "alltoall",
+            "tensor_parallel_size": 2,
+            "loss_parallel": True,
+        },
+        2,
     ),
     "hybrid sharded x context parallel": (8, {"dp_replicate": 2, "dp_shard": 2, "context_parallel_size": 2}, 4),
     "sharded x context x tensor parallel": (8, {"dp_shard": 2, "context_parallel_size": 2, "tensor_parallel_size": 2}, 2),
@@ -109,18 +115,28 @@ def test_half_precision_is_that_of_one_process() -> None:
     assert all(weight.dtype is torch.float32 for weight in result.weights.values())
 
 
-def test_partly_frozen_models() -> None:
-    def adapter() -> Any:
-        model = MODELS["llama"]()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_("q_proj" in name or "norm" in name)
-        return model
-
+@pytest.mark.parametrize(
+    "nproc, sizes",
+    [
+        (2, {"dp_shard": 2}),
+        (2, {"tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True}),
+        pytest.param(2, {"tensor_parallel_size": 2}, marks=pytest.mark.slow),
+        pytest.param(4, {"dp_shard": 2, "tensor_parallel_size": 2, "sequence_parallel": True}, marks=pytest.mark.slow),
+        pytest.param(4, {"dp_replicate": 2, "tensor_parallel_size": 2, "loss_parallel": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_partly_frozen_models(nproc: int, sizes: dict[str, Any]) -> None:
+    """Losses, weights, and the norm over all meshes of the gradients that there are."""
     alone = train(adapter, None, 1)
-    split: dict[str, Any] = {"tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True}
-    for nproc, sizes in ((2, {"dp_shard": 2}), (2, {"tensor_parallel_size": 2}), (4, {"dp_shard": 2, **split})):
-        for result in together(adapter, nproc, spread_over(**sizes), 2 if "dp_shard" in sizes else 1):
-            assert largest_error(alone, result) < TOLERANCE
+    for result in together(adapter, nproc, spread_over(**sizes), 2 if {"dp_shard", "dp_replicate"} & sizes.keys() else 1):
+        assert largest_error(alone, result) < TOLERANCE
+
+
+def adapter() -> Any:
+    model = MODELS["llama"]()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_proj" in name or "norm" in name)
+    return model
 
 
 def test_models_without_blocks_or_plans() -> None:
