@@ -81,7 +81,7 @@ PRODUCTS = {
     "context x tensor parallel": Mode(4, {"context_parallel_size": 2, "tensor_parallel_size": 2}, SOME),
     "sharded x sequence and loss parallel": Mode(4, {"dp_shard": 2, **SPLIT}, SOME),
     "ring x sequence parallel": Mode(4, {**RING, "tensor_parallel_size": 2, "sequence_parallel": True}, SOME),
-    "ring of four x loss parallel": Mode(8, {**RING, "context_parallel_size": 4, "tensor_parallel_size": 2, "loss_parallel": True}, SOME),
+    "sharded x ring x loss parallel": Mode(8, {"dp_shard": 2, **RING, "tensor_parallel_size": 2, "loss_parallel": True}, SOME),
     "hybrid sharded x context parallel": Mode(8, {"dp_replicate": 2, "dp_shard": 2, "context_parallel_size": 2}, SOME),
     "sharded x context x tensor parallel": Mode(8, {"dp_shard": 2, "context_parallel_size": 2, "tensor_parallel_size": 2}, SOME),
 }
@@ -91,11 +91,15 @@ OPTIONS = {
     "tensor parallel, loss parallel": Mode(2, {"tensor_parallel_size": 2, "loss_parallel": True}, quick=ONE),
     "tensor parallel, sequence parallel": Mode(2, {"tensor_parallel_size": 2, "sequence_parallel": True}, quick=ONE),
     "tensor parallel, sequence and loss parallel": Mode(2, SPLIT, quick=("llama, tied",)),
+    "tensor parallel, compiled, products kept": Mode(
+        2, {"tensor_parallel_size": 2, "compile_model": True, "checkpoint_activations": True, "recompute": "selective"}, TWO, args=EAGER
+    ),
     "context parallel, ring": Mode(2, RING, quick=("llama, tied",)),
     "sharded, activations computed again": Mode(2, {"dp_shard": 2, "checkpoint_activations": True}, TWO, ONE),
     "sharded, weights in host memory": Mode(2, {"dp_shard": 2, "offload_parameters": True}, TWO, ONE),
     "sharded, compiled": Mode(2, {"dp_shard": 2, "compile_model": True}, TWO, args=EAGER),
     "data parallel, partly frozen": Mode(2, {"dp_replicate": 2}, FROZEN),
+    "data x loss parallel, partly frozen": Mode(4, {"dp_replicate": 2, "tensor_parallel_size": 2, "loss_parallel": True}, FROZEN),
     "sharded, partly frozen": Mode(2, {"dp_shard": 2}, FROZEN, FROZEN),
     "tensor parallel, partly frozen": Mode(2, {"tensor_parallel_size": 2}, FROZEN, FROZEN),
     "sharded x sequence and loss parallel, partly frozen": Mode(4, {"dp_shard": 2, **SPLIT}, FROZEN),

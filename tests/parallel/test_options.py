@@ -100,7 +100,7 @@ def test_what_is_recomputed(family: str) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
 def test_options_change_no_number(nproc: int, sizes: dict[str, Any]) -> None:
     data_size = 2 if {"dp_shard", "dp_replicate"} & sizes.keys() else 1
-    for result in together(MODELS["decoder"], nproc, spread_over(**sizes), data_size, **EAGER):
+    for result in together(MODELS["decoder"], nproc, spread_over(**sizes), data_size, timeout=300, **EAGER):
         assert largest_error(one_process(), result) < TOLERANCE
 
 

@@ -98,6 +98,9 @@ def spread(
         from ironloom.parallel.context_apply import apply_context
 
         context = apply_context(model, place.group("cp"), rotation=rotation)
+        if compiler is not None and rotation == "alltoall":
+            # Nothing of the way round can be compiled, and the compiler would look at each piece of it.
+            context.mix = torch.compiler.disable(context.mix)
     if compiler is not None:
         for block in blocks_of(model).values() or [model]:
             block.compile(**compiler)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 
 #: How keys and values reach the queries: all at once to every process, or one process's after the other's, in a ring.
 Rotation = Literal["allgather", "alltoall"]
-_WAYS = {"allgather": attend_gathered, "alltoall": attend_ring}
+_WAYS: dict[Rotation, Callable[..., Tensor]] = {"allgather": attend_gathered, "alltoall": attend_ring}
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ContextParallel:
         group: The processes that share each sequence.
         layout: Who of them holds what.
         model: The model. Its attention was replaced; its weights were not touched.
-        rotation: How keys and values go round.
+        mix: Attends over the group; how keys and values go round is its choice.
         max_length: Positions that the model has learned, if it is not indifferent to the length.
         is_running: Whether attention is over the group now.
     """
@@ -62,7 +62,7 @@ class ContextParallel:
     group: dist.ProcessGroup
     layout: Layout
     model: nn.Module
-    rotation: Rotation = "allgather"
+    mix: Callable[..., Tensor] = attend_gathered
     max_length: int | None = None
     is_running: bool = False
 
@@ -107,7 +107,7 @@ class ContextParallel:
         if not self.is_running:
             return attend(queries, keys, values, mask, dropout)
         heads = (queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-        return _WAYS[self.rotation](*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout)
+        return self.mix(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout)
 
 
 def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zigzag", rotation: Rotation = "allgather") -> ContextParallel:
@@ -123,7 +123,7 @@ def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zi
     Raises:
         ConfigError: If the model is another one, or has layers whose attention is neither full nor a sliding window.
     """
-    context = ContextParallel(group, Layout(dist.get_world_size(group), dist.get_rank(group), order), model, rotation)
+    context = ContextParallel(group, Layout(dist.get_world_size(group), dist.get_rank(group), order), model, _WAYS[rotation])
     library = sys.modules.get("transformers")
     if isinstance(model, Decoder):
         positions = model.model.embed_positions
@@ -190,7 +190,7 @@ def _attention(
         )[0]
         return mixed, None
     options: dict[str, Any] = {"mask": attention_mask, "dropout": dropout, "scale": scaling, "window": sliding_window}
-    mixed = _WAYS[context.rotation](query, key, value, layout=context.layout, group=context.group, **options)
+    mixed = context.mix(query, key, value, layout=context.layout, group=context.group, **options)
     return mixed.transpose(1, 2).contiguous(), None
 
 

@@ -72,18 +72,20 @@ def check_spread(parameters: DeviceParameters, dtype: torch.dtype | None, is_sha
         )
 
 
-def check_together(parameters: DeviceParameters, team: Team) -> None:
+def check_together(args: TrainingArguments, parameters: DeviceParameters, team: Team) -> None:
     """Refuse options that this device or these processes cannot have.
 
     Raises:
         ConfigError: Naming the option, and what to do.
     """
     degrees = team.place.degrees
-    for name in ("sequence_parallel", "loss_parallel"):
-        if getattr(parameters, name) and degrees.pp > 1:
-            raise ConfigError(
-                f"{name} does not go together with pipeline_parallel_size {degrees.pp}: leave {name} out, or set that size to 1"
-            )
+    is_whole = parameters.checkpoint_activations and parameters.recompute == "full"
+    if is_whole and compiler_of(args, parameters) is not None and degrees.tp > 1:
+        # PyTorch's compiler fails on what such a block would save for its backward pass.
+        raise ConfigError(
+            "blocks whose layers are split cannot be both compiled and computed again as a whole: set recompute to selective, "
+            "or leave out compile_model or checkpoint_activations"
+        )
     if parameters.async_tensor_parallel:
         if team.device.type != "cuda":
             raise ConfigError(

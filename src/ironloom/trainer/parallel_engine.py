@@ -36,7 +36,7 @@ def make_engine(
         ConfigError: If the model or the precision does not go with the degrees.
     """
     given = parameters or DeviceParameters(param_dtype="float32")
-    check_together(given, team)
+    check_together(args, given, team)
     dtype = precision(args, parameters)
     if given.checkpoint_activations:
         recompute_blocks(model, given.recompute)

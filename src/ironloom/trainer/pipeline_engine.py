@@ -24,7 +24,7 @@ from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments
-from ironloom.trainer.device_options import equip
+from ironloom.trainer.device_options import check_together, equip
 from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
 from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options, stage_precision
@@ -58,6 +58,7 @@ class PipelineEngine(NativeEngine):
     ):
         given = parameters or DeviceParameters(param_dtype="float32")
         place, options, dtype = team.place, stage_options(args, given), stage_precision(args, parameters)
+        check_together(args, given, team)
         self._loss = checked_objective(objective, place.degrees)
         choice = checked_choice(args, pipe_schedule_factory, place.degrees.pp)
         super().__init__(model, objective, args, team.device)

@@ -64,11 +64,6 @@ def spread_stages(
     """
     degrees = place.degrees
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or offload
-    if recompute is not None and compiler is not None and degrees.tp > 1:
-        # PyTorch's compiler fails on what such a block would save for its backward pass.
-        raise ConfigError(
-            "blocks whose layers are split cannot be both compiled and computed again: leave out compile_model or checkpoint_activations"
-        )
     if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
     split = split_plan_of(model) if degrees.tp > 1 else None
