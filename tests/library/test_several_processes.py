@@ -176,13 +176,14 @@ SMALL = [
     "data.eval_samples=4",
     "trainer_args.max_steps=4",
     "trainer_args.logging_steps=1",
+    "trainer_args.warmup_steps=2",
     "trainer_args.eval_steps=2",
     "seq_length=16",
     "trainer_args.grad_norm_log_interval=log",
 ]
 
 
-@pytest.mark.parametrize("name", ["minimal", "blocks"])
+@pytest.mark.parametrize("name", [pytest.param("minimal", marks=pytest.mark.slow), "blocks"])
 def test_the_pipeline_example_trains_on_two_processes_as_on_one(name: str, folder: pathlib.Path, small_text: pathlib.Path) -> None:
     output, cache, file = f"output/pipeline{'_blocks' * (name == 'blocks')}", small_text / "cache", str(EXAMPLE / f"{name}.yaml")
     alone = losses(folder, output, cache, file, *SMALL)
@@ -195,17 +196,21 @@ def test_the_pipeline_example_trains_on_two_processes_as_on_one(name: str, folde
 LAYERS = """
 from torch import nn
 
+class Layer(nn.Sequential):
+    def forward(self, hidden):
+        return hidden + super().forward(hidden)
+
 class Model(nn.Module):
     def __init__(self, width=16, vocabulary=384):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
-        self.layer = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(16))
+        self.layer = nn.ModuleList(Layer(nn.Linear(width, width), nn.GELU()) for _ in range(16))
         self.head = nn.Linear(width, vocabulary)
 
     def forward(self, input_ids, **kwargs):
         hidden = self.embed(input_ids)
         for layer in self.layer:
-            hidden = hidden + layer(hidden)
+            hidden = layer(hidden)
         return {"logits": self.head(hidden)}
 """
 
