@@ -28,7 +28,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     nouns, verbs = ("house", "tree", "road"), ("see", "take", "leave")
     file.write_text("\n".join(f"{verb} the {noun} {number}" for number in range(60) for verb in verbs for noun in nouns))
     kept = [word for word in SMALL if not word.startswith(BATCHES)]
-    return [*kept, f"data.train_datasets=[{file}]", "trainer_args.max_steps=6", "trainer_args.logging_steps=1"]
+    return [*kept, f"data.train_datasets=[{file}]", "trainer_args.max_steps=12", "trainer_args.logging_steps=1"]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def trained(name: str, words: list[str], size: int) -> Any:
 def test_the_example_trains_the_same_in_two_processes(name: str, words: list[str], folder: Path) -> None:
     assert accelerating
     alone, kind = trained(name, [*words, "trainer_args.output_dir=one"], 1)
-    assert kind == "AccelTrainer" and len(alone) == 6 and alone[-1][1] < alone[0][1]
+    assert kind == "AccelTrainer" and len(alone) == 12 and alone[-1][1] < alone[0][1]
     for found, _ in run(lambda: trained(name, [*words, "trainer_args.output_dir=two"], 2), 2):
         assert [loss for _, loss in found] == pytest.approx([loss for _, loss in alone], rel=1e-5)
 

@@ -22,15 +22,18 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "dynamo_backend": ("compilation is asked for in one place", "set torch_compile and torch_compile_backend"),
     "dynamo_plugin": ("compilation is asked for in one place", "set torch_compile, torch_compile_backend and torch_compile_mode"),
     "even_batches": ("it would repeat samples to fill the last batch; here every sample counts once", "leave it out"),
-    "fsdp_plugin": ("Accelerate ignores it on the CPU and averages losses elsewhere", f"{_SPREAD} (dp_shard)"),
+    "fsdp_plugin": (
+        "Accelerate leaves it out on the CPU without a word, so that it cannot be compared with one process there",
+        f"{_SPREAD} (dp_shard)",
+    ),
     "gradient_accumulation_plugin": ("accumulation is asked for in one place", "set gradient_accumulation_steps in the arguments"),
     "log_with": ("trackers are asked for in one place", "set report_to"),
     "megatron_lm_plugin": ("Megatron-LM brings a model and a loop of its own", _SPREAD),
-    "parallelism_config": ("Accelerate would divide losses by other counts than those of the targets", _SPREAD),
+    "parallelism_config": ("models are split in one place", _SPREAD),
     "project_config": ("a run has one folder", "set output_dir and logging_dir"),
     "project_dir": ("a run has one folder", "set output_dir and logging_dir"),
     "rng_types": ("randomness follows from seed, and differs between processes where it must", "set seed"),
-    "torch_tp_plugin": ("Accelerate would divide losses by other counts than those of the targets", f"{_SPREAD} (tensor_parallel_size)"),
+    "torch_tp_plugin": ("models are split in one place", f"{_SPREAD} (tensor_parallel_size)"),
     "use_seedable_sampler": (_OURS, "leave it out"),
 }
 

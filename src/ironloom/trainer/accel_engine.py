@@ -186,7 +186,7 @@ class AccelEngine(NativeEngine):
     def _forget(self) -> None:
         """Take what was prepared before out of the Accelerator; its hooks go with it."""
         accelerator = self.accelerated.accelerator
-        accelerator._models = [model for model in accelerator._models if model is not self._wrapped]
+        accelerator._models = [model for model in accelerator._models if model is not self._wrapped and model is not self.model]
         accelerator._optimizers = [optimizer for optimizer in accelerator._optimizers if optimizer is not self._stepper]
         self._wrapped = self._stepper = None
 

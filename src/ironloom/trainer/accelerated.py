@@ -49,13 +49,12 @@ class Accelerated:
         """Make the Accelerator of this process among those of ``environment``, whose process group is there."""
         from accelerate import Accelerator
 
-        options = {name: value for name, value in (args.accelerator_args or {}).items() if name in ("kwargs_handlers",)}
         with self.in_force(), _variables(environment):
             self._accelerator = Accelerator(
                 cpu=environment.device_type == "cpu",
                 mixed_precision=precision_name(args),
                 gradient_accumulation_steps=args.gradient_accumulation_steps,
-                **{name: value for name, value in options.items() if value is not None},
+                kwargs_handlers=(args.accelerator_args or {}).get("kwargs_handlers"),
             )
 
     @contextlib.contextmanager
@@ -102,8 +101,12 @@ def _variables(environment: DistributedEnvironment) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        # One by one: other threads may look at what has not changed.
+        for name in {*before, *os.environ}:
+            if name not in before:
+                del os.environ[name]
+            elif os.environ.get(name) != before[name]:
+                os.environ[name] = before[name]
 
 
 def take_launched(args: AccelTrainingArguments, variables: Mapping[str, str]) -> None:
@@ -121,9 +124,12 @@ def take_launched(args: AccelTrainingArguments, variables: Mapping[str, str]) ->
         variables.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
         "accelerate launch",
     )
+    on_cpu = _is_true(variables.get("ACCELERATE_USE_CPU"))
+    if on_cpu and (args.accelerator_args or {}).get("cpu") is False:
+        problems.append(Problem("is false, but accelerate launch was told to stay on the CPU", path="accelerator_args.cpu", hint="drop it"))
     if problems:
         raise ConfigError(problems)
-    args.use_cpu = args.use_cpu or _is_true(variables.get("ACCELERATE_USE_CPU"))
+    args.use_cpu = args.use_cpu or on_cpu
 
 
 def take_given(args: AccelTrainingArguments, accelerator: Any) -> None:
@@ -147,24 +153,22 @@ def take_given(args: AccelTrainingArguments, accelerator: Any) -> None:
     problems = []
     if accelerator.distributed_type in kinds:
         problems.append(_refused(kinds[accelerator.distributed_type], "accelerator"))
-    elif getattr(accelerator.state, "fsdp_plugin", None) is not None:
+    elif _is_true(os.environ.get("ACCELERATE_USE_FSDP")):  # on the CPU this word is all that is left of a plugin
         problems.append(_refused("fsdp_plugin", "accelerator"))
     if accelerator.parallelism_config is not None:
         problems.append(_refused("parallelism_config", "accelerator"))
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         problems.append(_refused("dynamo_backend", "accelerator"))
-    if not accelerator.device_placement:
-        problems.append(
-            Problem("was made with device_placement=False: the trainer puts model and batches on its device", path="accelerator")
-        )
-    if accelerator.dataloader_config.split_batches:
-        problems.append(
-            Problem(
-                "was made with split_batches=True",
-                path="accelerator",
-                hint="per_device_train_batch_size is what each process takes: divide it by the number of processes instead",
-            )
-        )
+    loading, batch = accelerator.dataloader_config, "per_device_train_batch_size is what each process takes"
+    for is_so, what, hint in (
+        (not accelerator.device_placement, "device_placement=False", "the trainer puts model and batches on its device"),
+        (not accelerator.step_scheduler_with_optimizer, "step_scheduler_with_optimizer=False", "the schedule steps with the optimizer"),
+        (accelerator.gradient_state.plugin_kwargs.get("sync_each_batch"), "sync_each_batch=True", "gradients are summed once a step"),
+        (loading.split_batches, "split_batches=True", f"{batch}: divide it by the number of processes instead"),
+        (loading.data_seed not in (None, args.data_seed), f"data_seed={loading.data_seed}", "set data_seed in the arguments"),
+    ):
+        if is_so:
+            problems.append(Problem(f"was made with {what}", path="accelerator", hint=hint))
     problems += _compared(args, accelerator.mixed_precision, str(accelerator.gradient_accumulation_steps), "the Accelerator")
     if problems:
         raise ConfigError(problems)
@@ -213,14 +217,12 @@ def check_handlers(accelerator: Accelerator) -> None:
     from accelerate.utils import DDPCommunicationHookType
 
     problems = []
-    for name, hint in {
-        "autocast_handler": "arithmetic of half precision is that of bf16 and fp16 of the arguments",
-        "profile_handler": "use ironloom.callbacks:ProfileCallback",
-        "fp8_recipe_handler": "the trainer knows fp16 and bf16 alone",
-        "ao_recipe_handler": "the trainer knows fp16 and bf16 alone",
-        "te_recipe_handler": "the trainer knows fp16 and bf16 alone",
-        "msamp_recipe_handler": "the trainer knows fp16 and bf16 alone",
-    }.items():
+    hints = dict.fromkeys(
+        ["fp8_recipe_handler", "ao_recipe_handler", "te_recipe_handler", "msamp_recipe_handler"], "the trainer knows fp16 and bf16 alone"
+    )
+    hints["autocast_handler"] = "arithmetic of half precision is that of bf16 and fp16 of the arguments"
+    hints["profile_handler"] = "use ironloom.callbacks:ProfileCallback"
+    for name, hint in hints.items():
         handler = getattr(accelerator, name)
         if handler is not None:
             problems.append(Problem(f"{type(handler).__name__} has no effect here", path="kwargs_handlers", hint=hint))
