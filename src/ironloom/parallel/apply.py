@@ -100,7 +100,7 @@ def spread(
         context = apply_context(model, place.group("cp"), rotation=rotation)
         if compiler is not None and rotation == "alltoall":
             # Nothing of the way round can be compiled, and the compiler would look at each piece of it.
-            context.mix = torch.compiler.disable(context.mix)
+            context.mix = torch.compiler.disable(context.mix)  # type: ignore[no-untyped-call]
     if compiler is not None:
         for block in blocks_of(model).values() or [model]:
             block.compile(**compiler)
