@@ -11,8 +11,9 @@ from torch.distributed import HashStore
 
 from ironloom.data.loader import Loader
 from ironloom.errors import DataError, RankError
-from ironloom.parallel.watch import Watch, is_of_others
+from ironloom.parallel.watch import Watch
 from ironloom.parallel.watch_diagnose import judge
+from ironloom.parallel.watch_errors import is_of_others
 from ironloom.parallel.watch_lines import line_of_error, standing_at
 from ironloom.parallel.watch_report import Seen
 
@@ -97,6 +98,14 @@ def _seconds(watch: Watch) -> float:
         watch.phase("forward", step)
         watch.phase("optimizer", step)
     return (time.perf_counter() - begin) / 1500
+
+
+def test_a_rank_that_was_aborted_after_an_odd_step_is_told_by_that_step() -> None:
+    usual, odd = {"data,forward": [6, 2, "x.py:1 in f"]}, {"data,forward": [5, 2, "x.py:1 in f"], "data": [1, 6, "x.py:9 in f"]}
+    verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=odd, exit=-6)])
+    assert verdict is not None and verdict.ranks == (1,) and "left out a part of step 6" in verdict.lines[0]
+    verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=usual, exit=-6)])
+    assert verdict is not None and verdict.ranks == (1,) and "SIGABRT" in verdict.lines[0] and "memory" not in verdict.text()
 
 
 def test_a_mistake_that_all_ranks_make_waits_for_all_to_say_it() -> None:

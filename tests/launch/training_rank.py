@@ -83,7 +83,9 @@ def make() -> Any:
         trainer = pipeline_trainer("tied", str(folder), "Schedule1F1B", **args)
         trainer.train_dataset = Samples(texts(64))
         return trainer
-    parameters = DeviceParameters(param_dtype="float32", **({"dp_shard": "auto"} if MODE == "fsdp" else {"dp_replicate": "auto"}))
+    parameters = DeviceParameters(
+        param_dtype="float32", **({"dp_replicate": 1, "dp_shard": "auto"} if MODE == "fsdp" else {"dp_replicate": "auto"})
+    )
     return tiny_trainer(folder, tiny_lm(), Samples(uneven_samples(64)), options={"device_parameters": parameters}, **args)
 
 

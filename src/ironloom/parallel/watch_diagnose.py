@@ -58,7 +58,14 @@ def _killed(seen: Sequence[Seen]) -> Case | None:
     killed = [one for one in seen if one.exit is not None and one.exit < 0 and one.fault is None]
     if not killed:
         return None
-    advice = "a process is often killed because memory ran out: look at the system's log (dmesg) of that machine"
+    if all(one.exit == -signal.SIGABRT for one in killed):
+        # Gloo aborts a process whose collective does not fit that of the others; what it did before is the cause.
+        odd = _left_out(seen)
+        if odd is not None:
+            return odd
+        advice = "a library has ended it: look at the end of its output"
+    else:
+        advice = "a process is often killed because memory ran out: look at the system's log (dmesg) of that machine"
     return Case(killed, lambda one: f"was killed by {signal.Signals(-(one.exit or 0)).name} {one.where()}", advice)
 
 
