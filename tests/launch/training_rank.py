@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ironloom import TrainerCallback
-from ironloom.cli.worker import Worker, watch_over
+from ironloom.cli.worker import Worker
 from ironloom.errors import IronloomError
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.loop import TrainLoop
@@ -97,7 +97,7 @@ try:
             trainer.add_callback(Fault())
             if KIND == "skip":
                 TrainLoop._step = skip(TrainLoop._step)  # type: ignore[method-assign]
-        watch_over(trainer, watch)
+        trainer.phase = watch.phase
         trainer.train()
 except IronloomError as error:
     sys.exit(error.exit_code)
