@@ -135,7 +135,7 @@ def killed(folder: Path, num_kills: int, async_save: bool) -> None:
     for number in range(num_kills):
         victims = [(0,), (1,), (0, 1)][number % 3]
         with pytest.raises(AssertionError) as ended:
-            run(save_often, 2, folder, victims, chance.uniform(0.0, 0.4), async_save, timeout=40)
+            run(save_often, 2, folder, victims, chance.uniform(0.0, 0.8), async_save, timeout=40)
         story = str(ended.value)
         assert "died without a word, exit code -9" in story
         assert "is not done" not in story, f"who was not killed must end, and say why:\n{story}"
@@ -145,7 +145,7 @@ def killed(folder: Path, num_kills: int, async_save: bool) -> None:
         assert (latest.step if latest else -1) >= last, "an acknowledged checkpoint is lost"
         hits += any(path.name.startswith(".checkpoint") for path in (folder / "checkpoints").glob(".*"))
     print(f"{num_kills} kills, {hits} during a save, the last acknowledged is step {last}")
-    assert last > num_kills
+    assert last > num_kills / 2 and hits > num_kills / 10, "too few saves for the kills to mean something"
 
 
 @pytest.mark.slow
