@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,19 @@ def small(world: int, layers: int = LAYERS, arguments: dict[str, Any] | None = N
 
 
 def simulated(what: Run, stage: int = 0) -> Figures:
+    figures: Figures = apart(lambda: simulation.simulate(what, stage))
+    return figures
+
+
+def apart(function: Callable[[], Any]) -> Any:
     """In a process of its own, where a process group disturbs nobody."""
-    (figures,) = run(lambda: simulation.simulate(what, stage), 1)
-    return figures  # type: ignore[no-any-return]
+
+    def call() -> Any:
+        warnings.simplefilter("ignore")
+        del os.environ["WORLD_SIZE"]  # of the processes that there are, not of those that are simulated
+        return function()
+
+    return run(call, 1, timeout=250)[0]
 
 
 def counted(what: Run) -> Figures:
@@ -130,12 +142,8 @@ QUICK = [("products", 1)]
 
 
 def recreate(name: str, index: int) -> None:
-    def line() -> str:
-        warnings.simplefilter("ignore")
-        row: Row = TABLES[name][index]
-        return row.line()
-
-    assert run(line, 1, timeout=250) == [shown(PAGE.read_text(encoding="utf-8"), name).splitlines()[2 + index]]
+    row: Row = TABLES[name][index]
+    assert apart(row.line) == shown(PAGE.read_text(encoding="utf-8"), name).splitlines()[2 + index]
 
 
 @pytest.mark.parametrize(("name", "index"), QUICK)
