@@ -81,6 +81,8 @@ def arguments(folder: str, **changes: Any) -> dict[str, Any]:
         "save_strategy": "no",
         "learning_rate": 2e-3,
         "max_grad_norm": 0.5,
+        # Where a gradient is zero but for rounding (the bias of keys), Adam would make steps of it.
+        "adam_epsilon": 1e-4,
         **changes,
     }
 
