@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         AbstractBaseTrainer,
         AccelTrainer,
         BaseTrainer,
-        DreamTrainer,
         EvalPrediction,
         ExtensibleTrainer,
         PipelineTrainer,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         TrainingArguments,
         TrainOutput,
     )
+    from ironloom.trainer.dream import DreamTrainer
 
 _HOME = {
     "AbstractBaseTrainer": "ironloom.trainer",
@@ -53,7 +53,7 @@ _HOME = {
     "Decoder": "ironloom.models",
     "DeviceParameters": "ironloom.configs",
     "DistributedEnvironment": "ironloom.parallel",
-    "DreamTrainer": "ironloom.trainer",
+    "DreamTrainer": "ironloom.trainer.dream",
     "DreamTrainerConfig": "ironloom.configs",
     "EvalPrediction": "ironloom.trainer",
     "ExtensibleTrainer": "ironloom.trainer",
