@@ -37,5 +37,5 @@ config = DreamTrainerConfig(
         log_every_n_steps=20,
     ),
     checkpoint_parameters=CheckpointParameters(root_dir="output", checkpoint_every_n_steps=200),
-    device_parameters=DeviceParameters.SINGLE_DEVICE(param_dtype="bfloat16"),
+    device_parameters=DeviceParameters(param_dtype="bfloat16"),
 )

@@ -18,7 +18,7 @@ CONFIGURATIONS = sorted(
         *LIBRARY.glob("templates/trainers/*.yaml"),
     ]
 )
-assert len(CONFIGURATIONS) == 11, CONFIGURATIONS
+assert len(CONFIGURATIONS) == 15, CONFIGURATIONS
 
 
 def label(file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -92,6 +93,8 @@ def _stacks(folder: str, rank: int) -> Path:
 
 
 def _child(function: Callable[..., Any], args: tuple[Any, ...], pipe: Connection, variables: dict[str, str], stacks: str) -> None:
+    # Garbage of the parent is not for this process to collect: a store there would wait for threads that are not here.
+    gc.freeze()
     os.environ.update(variables)
     torch.set_num_threads(1)
     with open(stacks, "w") as file:

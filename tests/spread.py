@@ -100,8 +100,11 @@ def whole(tensor: Any) -> torch.Tensor:
     return copy
 
 
-def train(make: Any, parameters: DeviceParameters | None, data_size: int, **args: Any) -> Result:
-    """Train in this process, or in this process's part of several; the samples of a step are the same for any ``data_size``."""
+def train(make: Any, parameters: DeviceParameters | None, data_size: int, cls: Any = None, **args: Any) -> Result:
+    """Train in this process, or in this process's part of several; the samples of a step are the same for any ``data_size``.
+
+    ``cls`` makes the trainer of what ``Trainer`` takes; None: ``Trainer`` itself.
+    """
     values = {
         "per_device_train_batch_size": GLOBAL_BATCH // data_size,
         "gradient_accumulation_steps": 2,
@@ -114,7 +117,7 @@ def train(make: Any, parameters: DeviceParameters | None, data_size: int, **args
         **args,
     }
     with tempfile.TemporaryDirectory() as folder:
-        trainer = tiny_trainer(Path(folder), make(), uneven_samples(23), options={"device_parameters": parameters}, **values)
+        trainer = tiny_trainer(Path(folder), make(), uneven_samples(23), cls=cls, options={"device_parameters": parameters}, **values)
         trainer.train()
         return Result(trainer)
 

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     )
     from ironloom.errors import CheckpointError, ConfigError, DataError, Interrupted, IronloomError, RankError, ResourceError
     from ironloom.models import Decoder
-    from ironloom.settings import ModelConfig
+    from ironloom.parallel import DistributedEnvironment
+    from ironloom.settings import AccelTrainingArguments, ModelConfig
     from ironloom.trainer import (
         AbstractBaseTrainer,
+        AccelTrainer,
         BaseTrainer,
         EvalPrediction,
         ExtensibleTrainer,
+        PipelineTrainer,
+        PipelineTrainingArguments,
         PredictionOutput,
         Trainer,
         TrainerControl,
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
         TrainingArguments,
         TrainOutput,
     )
+    from ironloom.trainer.dream import DreamTrainer
 
 _HOME = {
     "AbstractBaseTrainer": "ironloom.trainer",
+    "AccelTrainer": "ironloom.trainer",
+    "AccelTrainingArguments": "ironloom.settings",
     "BaseConfig": "ironloom.configs",
     "BaseTrainer": "ironloom.trainer",
     "BaseTrainerConfig": "ironloom.configs",
@@ -45,12 +52,16 @@ _HOME = {
     "DataError": "ironloom.errors",
     "Decoder": "ironloom.models",
     "DeviceParameters": "ironloom.configs",
+    "DistributedEnvironment": "ironloom.parallel",
+    "DreamTrainer": "ironloom.trainer.dream",
     "DreamTrainerConfig": "ironloom.configs",
     "EvalPrediction": "ironloom.trainer",
     "ExtensibleTrainer": "ironloom.trainer",
     "Interrupted": "ironloom.errors",
     "IronloomError": "ironloom.errors",
     "ModelConfig": "ironloom.settings",
+    "PipelineTrainer": "ironloom.trainer",
+    "PipelineTrainingArguments": "ironloom.settings",
     "PredictionOutput": "ironloom.trainer",
     "ProgressCallback": "ironloom.callbacks",
     "RankError": "ironloom.errors",
@@ -67,6 +78,8 @@ _HOME = {
 
 __all__ = [
     "AbstractBaseTrainer",
+    "AccelTrainer",
+    "AccelTrainingArguments",
     "BaseConfig",
     "BaseTrainer",
     "BaseTrainerConfig",
@@ -76,12 +89,16 @@ __all__ = [
     "DataError",
     "Decoder",
     "DeviceParameters",
+    "DistributedEnvironment",
+    "DreamTrainer",
     "DreamTrainerConfig",
     "EvalPrediction",
     "ExtensibleTrainer",
     "Interrupted",
     "IronloomError",
     "ModelConfig",
+    "PipelineTrainer",
+    "PipelineTrainingArguments",
     "PredictionOutput",
     "ProgressCallback",
     "RankError",

@@ -29,7 +29,8 @@ def test_the_names_are_those_of_ironloom() -> None:
     code = """
 import forgather.ml
 import ironloom
-from dream_trainer import DreamTrainerConfig, callbacks
+from dream_trainer import DreamTrainer, DreamTrainerConfig, callbacks
+from dream_trainer.trainer import DreamTrainer as TheSameDream
 from dream_trainer.configs import DeviceParameters
 from forgather.ml import Trainer, TrainingArguments
 from forgather.ml.json_logger import JsonLogger
@@ -40,6 +41,7 @@ from forgather.ml.trainer.callbacks import TextgenCallback
 from forgather.ml import trainer
 import ironloom.callbacks, ironloom.optim, ironloom.configs
 
+assert DreamTrainer is TheSameDream is ironloom.DreamTrainer
 assert Trainer is TheSame is ironloom.Trainer is forgather.ml.Trainer is trainer.Trainer
 assert TrainingArguments is ironloom.TrainingArguments
 assert (JsonLogger, TBLogger, TextgenCallback) == (

@@ -70,23 +70,10 @@ def test_every_key_is_documented():
 
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
-    "trainer.tensor_model_parallel_size": 2,
-    "trainer.pipeline_model_parallel_size": 2,
-    "operation.activation_recompute": True,
-    "operation.recompute_strategy": "optimized",
-    "operation.save_dist_ckpt": True,
     "model.tokenizer_type": "sentencepiece",
     "data.task_type": "sft",
     "data.pad_to_max_length": True,
     "data.pad_token_id": 0,
-    "init.data_parallel_random_init": True,
-    "parallel.dist_backend": "gloo",
-    "parallel.timeout_minute": 1.0,
-    "parallel.use_fsdp": True,
-    "parallel.fsdp_offload_params": True,
-    "parallel.fsdp_mixed_precision": "bf16",
-    "parallel.fsdp_sharding_strategy": "hybrid",
-    "parallel.fsdp_state_dict_type": "sharded",
 }
 WORKS = {
     "trainer.model_name": "other",
@@ -94,6 +81,8 @@ WORKS = {
     "trainer.micro_batch_size": 4,
     "trainer.train_batch_size": 4,
     "trainer.gradient_accumulation_steps": 3,
+    "trainer.tensor_model_parallel_size": 2,
+    "trainer.pipeline_model_parallel_size": 2,
     "trainer.save_checkpoint_steps": 7,
     "trainer.log_interval": 7,
     "trainer.grad_norm_log_interval": "log",
@@ -107,6 +96,8 @@ WORKS = {
     "operation.eval_interval": 7,
     "operation.eval_samples": 7,
     "operation.test_samples": 7,
+    "operation.activation_recompute": True,
+    "operation.save_dist_ckpt": True,
     "operation.no_save": True,
     "operation.exit_interval": 7,
     "model.d_model": 64,
@@ -150,6 +141,9 @@ WORKS = {
     "init.seed": 1,
     "init.init_std": 0.02,
     "init.xavier_init": True,
+    "parallel.dist_backend": "gloo",
+    "parallel.timeout_minute": 1.0,
+    "parallel.use_fsdp": True,
     "utils.log_level": "DEBUG",
     "utils.deterministic": True,
     "utils.report_memory_usage": False,
@@ -161,6 +155,14 @@ WORKS = {
 }
 ROTARY = {"model.positional_embedding.base": 5e5, "model.positional_embedding.scaling_factor": 2, "model.positional_embedding.offset": 1}
 WINDOW = {"utils.profile_step_start": 1, "utils.profile_step_end": 11, "utils.profile_ranks": [1]}
+SHARDED = {
+    "parallel.fsdp_offload_params": True,
+    "parallel.fsdp_mixed_precision": "bf16",
+    "parallel.fsdp_sharding_strategy": "hybrid",
+    "parallel.fsdp_state_dict_type": "sharded",
+}
+RECOMPUTED = {"operation.recompute_strategy": "optimized"}
+NEVER = {"init.data_parallel_random_init": True}
 # What it names is tested in groups/test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
 # Two names of one thing, and numbers that only repeat what the environment says.
@@ -171,7 +173,19 @@ FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.worl
 def test_these_lists_cover_every_key():
     positions = {f"model.positional_embedding.{key}" for key in specification()["model.positional_embedding"]}
     keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {"model.positional_embedding"}
-    assert set(PLANNED) | set(WORKS) | set(ROTARY) | set(WINDOW) | set(FILES) | set(SAME) | set(FROM_ENVIRONMENT) == keys | positions
+    assert (
+        set(PLANNED)
+        | set(SHARDED)
+        | set(RECOMPUTED)
+        | set(NEVER)
+        | set(WORKS)
+        | set(ROTARY)
+        | set(WINDOW)
+        | set(FILES)
+        | set(SAME)
+        | set(FROM_ENVIRONMENT)
+        == keys | positions
+    )
 
 
 def spelled(value):
@@ -198,6 +212,20 @@ def test_every_key_of_a_profile_changes_the_graph_or_has_no_effect(write, key, p
     path, override = write(DATA + f"utils: {{{profile}: true}}\n"), f"{key}={spelled(WINDOW[key])}"
     assert tagged.dump(config.load(path, [override])) != tagged.dump(config.load(path))
     assert "has no effect without a profile" in problems(write(DATA), [override])[0]
+
+
+@pytest.mark.parametrize("key", [*SHARDED, *RECOMPUTED])
+def test_every_key_of_sharding_and_recomputation_changes_the_graph_or_has_no_effect(write, key):
+    switch = "use_fsdp" if key in SHARDED else "activation_recompute"
+    path, override = write(DATA + f"{key.partition('.')[0]}: {{{switch}: true}}\n"), f"{key}={spelled((SHARDED | RECOMPUTED)[key])}"
+    assert tagged.dump(config.load(path, [override])) != tagged.dump(config.load(path))
+    (problem,) = problems(write(DATA), [override])
+    assert problem == f"command line: {key}: has no effect without {switch} (set {switch}: true)"
+
+
+def test_what_is_never_right_says_why(write):
+    (problem,) = problems(write(DATA), [f"{key}=true" for key in NEVER])
+    assert problem.startswith("command line: init.data_parallel_random_init: replicas start equal")
 
 
 def test_utils_make_callbacks_that_fit_their_signatures(write):

@@ -30,6 +30,10 @@ def read(step, hit):
     if hit and kind == "loader":
         happened()
         time.sleep(1000)  # fault: loader
+    if hit and kind == "deaf":
+        happened()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1000)
     if hit and kind == "slow":
         time.sleep(0.7 * limit)
     return torch.ones(4)
@@ -61,6 +65,8 @@ def train(watch):
 
 
 settle_in(os.environ)
+if kind == "deaf":
+    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # noted, as in training; acted upon at the end of a step
 token = os.environ.get(TOKEN) or os.environ["TORCHELASTIC_RUN_ID"]
 store = open_store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), token)
 try:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
+import pytest
 from torch.distributed import HashStore
 
+from ironloom.data.loader import Loader
+from ironloom.errors import DataError, RankError
 from ironloom.parallel.watch import Watch
-from ironloom.parallel.watch_diagnose import Seen, judge
+from ironloom.parallel.watch_diagnose import judge
+from ironloom.parallel.watch_errors import is_of_others
+from ironloom.parallel.watch_lines import line_of_error, standing_at
+from ironloom.parallel.watch_report import Seen
 
 
 def seen(rank: int, step: int = 7, phase: str = "forward", count: int = 20, **options: Any) -> Seen:
@@ -91,3 +98,64 @@ def _seconds(watch: Watch) -> float:
         watch.phase("forward", step)
         watch.phase("optimizer", step)
     return (time.perf_counter() - begin) / 1500
+
+
+def test_a_rank_that_was_aborted_after_an_odd_step_is_told_by_that_step() -> None:
+    usual, odd = {"data,forward": [6, 2, "x.py:1 in f"]}, {"data,forward": [5, 2, "x.py:1 in f"], "data": [1, 6, "x.py:9 in f"]}
+    verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=odd, exit=-6)])
+    assert verdict is not None and verdict.ranks == (1,) and "left out a part of step 6" in verdict.lines[0]
+    verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=usual, exit=-6)])
+    assert verdict is not None and verdict.ranks == (1,) and "SIGABRT" in verdict.lines[0] and "memory" not in verdict.text()
+
+
+def test_a_mistake_that_all_ranks_make_waits_for_all_to_say_it() -> None:
+    one = judge([seen(0, fault=fault("model.d_model: wrong", code=2)), seen(1)])
+    assert one is not None and one.settle >= 2
+    both = judge([seen(rank, fault=fault("model.d_model: wrong", code=2)) for rank in (0, 1)])
+    assert both is not None and both.settle < 1
+
+
+def test_an_error_that_names_a_rank_is_not_about_the_one_that_says_it() -> None:
+    verdict = judge([seen(0, fault={**fault("rank 1 of 2 did not start; look at its machine"), "names": True})])
+    assert verdict is not None and verdict.lines == ("rank 1 of 2 did not start; look at its machine",)
+
+
+def test_a_lost_connection_is_no_error_of_the_rank_that_met_it() -> None:
+    lost = RankError("rank 0 lost the connection to the other processes while saving")
+    lost.__cause__ = RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+    assert is_of_others(lost) and not is_of_others(RankError("ranks 1 of 2 did not start")) and not is_of_others(ValueError("gloo"))
+
+
+class Handle:
+    """A collective's handle: what is called leaves no frame, as with PyTorch's own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.wait = self.lock.acquire
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_waiting_for_the_handle_of_a_collective_is_waiting_for_others(waits: bool) -> None:
+    work = Handle()
+
+    def stand() -> None:
+        if waits:
+            work.wait()
+        else:
+            work.lock.acquire()
+
+    thread = threading.Thread(target=stand)
+    thread.start()
+    while not (place := standing_at(thread.ident or 0))["line"].endswith("in stand"):
+        time.sleep(0.01)
+    work.lock.release()
+    thread.join()
+    assert place["inside"] is waits
+
+
+def test_an_error_is_told_by_the_line_that_the_user_wrote() -> None:
+    samples = type("Samples", (), {"__len__": lambda self: 4, "__getitem__": lambda self, index: {}["text"]})()
+    with pytest.raises(DataError) as caught:
+        list(Loader(samples, batch_size=2, collate=list).iterate(0, 0))
+    assert line_of_error(caught.value).startswith(f"{__file__}:")

@@ -147,6 +147,58 @@ def test_when_the_launcher_is_killed_the_ranks_stop_in_order(launcher: Callable[
     wait_for(lambda: all("saved" in notes(tmp_path, rank) for rank in (0, 1)))
 
 
+def processes_of(folder: Path) -> list[int]:
+    """Processes that were started with the folder in their command line, but this one's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            pass
+    return found
+
+
+@pytest.mark.parametrize("end", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_failure_leaves_no_process_behind(end: str, script: Callable[[str], list[str]], tmp_path: Path) -> None:
+    """Neither the other ranks nor what ranks have started, such as workers that read data."""
+    body = f"""\
+    import subprocess
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)", str(here)])
+    while not all((here / f"up-{{other}}").exists() for other in (0, 1)):
+        (here / f"up-{{rank}}").touch()
+        time.sleep(0.05)
+    if rank == "1":
+        {end}
+    time.sleep(100)
+    """
+    with pytest.raises(RankError, match="rank 1"):
+        start(script(body), plan(2), tmp_path / "logs")
+    wait_for(lambda: not processes_of(tmp_path), 3)
+
+
+def test_a_closed_terminal_under_nohup_is_no_reason_to_stop(launcher: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, for the processes that are started
+    try:
+        child = launcher("note('ready')\ntime.sleep(2)\nnote('done')")
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    wait_for(lambda: all(notes(tmp_path, rank) for rank in (0, 1)))
+    child.send_signal(signal.SIGHUP)
+    out, _ = child.communicate(timeout=60)
+    assert (child.returncode, out) == (0, "")
+    assert [notes(tmp_path, rank) for rank in (0, 1)] == [["ready", "done"]] * 2
+
+
+def test_a_closed_terminal_stops_the_ranks_in_order(launcher: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+    child = launcher(WAITS)
+    wait_for(lambda: all(notes(tmp_path, rank) for rank in (0, 1)))
+    child.send_signal(signal.SIGHUP)
+    assert child.wait(30) == -signal.SIGHUP
+    wait_for(lambda: all("saved" in notes(tmp_path, rank) for rank in (0, 1)))
+    wait_for(lambda: not processes_of(tmp_path))
+
+
 def test_after_a_failure_all_ranks_start_anew(script: Callable[[str], list[str]], tmp_path: Path) -> None:
     body = """\
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]

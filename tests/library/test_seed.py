@@ -8,6 +8,7 @@ import types
 import pytest
 
 from ironloom import config
+from ironloom.parallel import fits
 
 TRAINER = "-- extends 'trainers/trainer.yaml'\n"
 
@@ -56,20 +57,36 @@ def test_the_complete_configuration_trains_with_all_that_it_says(seed, write, tr
     assert [record["step"] for record in trainer.state.log_history if "eval_loss" in record] == [1, 2]
 
 
-@pytest.mark.parametrize(("name", "target"), [("accelerate_trainer", "AccelTrainer"), ("document_configuration", "AccelTrainer")])
-def test_accelerate_is_not_available_yet_and_says_so(name, target, seed, write):
-    problems = config.check(config.load(write(seed(name))))
-    assert [problem.message.partition(":")[2] for problem in problems if target in problem.message]
-    assert all("is not available yet: training on several devices" in problem.message for problem in problems)
+def test_the_accelerate_configuration_trains_with_what_it_says(seed, write, train):
+    trainer = train(write(seed("accelerate_trainer")))
+    assert type(trainer).__name__ == "AccelTrainer" and trainer.state.global_step == 2
+    assert trainer.args.accelerator_args == {"device_placement": True, "split_batches": False, "dispatch_batches": True}
+    assert trainer.accelerator.num_processes == 1
 
 
-def test_pipelines_are_not_available_yet_and_say_so(seed, write):
+def test_the_documented_configuration_trains_with_accelerate(seed, write, train):
+    trainer = train(write(seed("document_configuration")))
+    assert type(trainer).__name__ == "AccelTrainer"
+    assert (trainer.args.num_train_epochs, trainer.args.save_total_limit, trainer.args.save_optimizer_state) == (5, 5, True)
+
+
+def test_the_pipeline_configuration_is_right_for_four_processes(seed, write, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
     graph = config.load(write(seed("pipeline_trainer")))
     assert arguments(graph)["split_spec"] == {"layer.4": "end", "layer.8": "end", "layer.12": "end"}
     assert graph.root["main"].kwargs["distributed_env"] is graph.root["distributed_env"]
-    problems = config.check(graph)
-    assert {problem.path for problem in problems} == {"main", "trainer_args"}
-    assert all("is not available yet" in problem.message for problem in problems)
+    assert graph.root["distributed_env"].target == "ironloom.parallel:DistributedEnvironment"
+    assert config.check(graph) == []
+    assert fits.problems(graph, 4) == []
+    (problem,) = fits.problems(graph, 2)
+    assert "3 cuts make 4 stages, but pipeline_parallel_size 2 x stages_per_rank 1 are 2" in problem.message
+
+
+def test_the_pipeline_configuration_trains_in_one_process(seed, write, train):
+    text = seed("pipeline_trainer")
+    trainer = train(write(text))
+    assert type(trainer).__name__ == "PipelineTrainer"
+    assert (trainer.state.global_step, trainer.args.pipeline_chunks, trainer.args.checkpoint_sequential) == (2, 4, True)
 
 
 ARGUMENTS = "-- block trainer_args\n    max_steps: 3\n    logging_steps: 1\n-- endblock\n"

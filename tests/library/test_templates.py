@@ -26,8 +26,22 @@ def project_configurations():
 
 
 def test_how_many_projects_and_configurations_there_are():
-    assert [str(folder.relative_to(EXAMPLES)) for folder in project_folders()] == ["tiny_experiments/checkpointing", "trainers/simple"]
-    assert sorted(file.name for file in project_configurations()) == ["best.yaml", "blocks.yaml", "minimal.yaml", "train.yaml"]
+    assert [str(folder.relative_to(EXAMPLES)) for folder in project_folders()] == [
+        "tiny_experiments/checkpointing",
+        "trainers/distributed",
+        "trainers/pipeline",
+        "trainers/simple",
+    ]
+    assert sorted(file.name for file in project_configurations()) == [
+        "accelerate.yaml",
+        "best.yaml",
+        "blocks.yaml",
+        "blocks.yaml",
+        "checkpointing.yaml",
+        "minimal.yaml",
+        "minimal.yaml",
+        "train.yaml",
+    ]
     templates = sorted(path.relative_to(LIBRARY).as_posix() for path in LIBRARY.rglob("*.yaml"))
     assert templates == [
         "meta_defaults.yaml",
@@ -38,7 +52,7 @@ def test_how_many_projects_and_configurations_there_are():
     ]
 
 
-@pytest.mark.parametrize("file", project_configurations(), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", project_configurations(), ids=lambda file: f"{file.parents[2].name}-{file.stem}")
 def test_every_example_is_right_and_says_what_it_is(file):
     graph = config.load(file)
     assert (config.check(graph), graph.warnings) == ([], [])
@@ -50,7 +64,7 @@ def test_every_example_is_right_and_says_what_it_is(file):
         assert option.settings["help"]
 
 
-@pytest.mark.parametrize("name", ["trainers/trainer.yaml", "projects/base.yaml"])
+@pytest.mark.parametrize("name", ["trainers/trainer.yaml", "trainers/accel_trainer.yaml", "projects/base.yaml"])
 def test_templates_that_are_runs_by_themselves(name, write):
     graph = config.load(write(f"-- extends '{name}'\n"))
     assert (config.check(graph), graph.warnings) == ([], [])

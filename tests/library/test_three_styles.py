@@ -108,6 +108,7 @@ utils: {tensorboard_dir: boards, profile_torch: true, profile_step_start: 3, pro
     save_steps: 5
     save_optimizer_state: true
     save_scheduler_state: true
+    save_dist_ckpt: false
     resume_from_checkpoint: true
     report_memory: true
 -- endblock trainer_args
@@ -129,7 +130,7 @@ config = DreamTrainerConfig(
         lr_scheduler="linear", log_every_n_steps=2,
     ),
     checkpoint_parameters=CheckpointParameters(root_dir="runs", checkpoint_every_n_steps=5),
-    device_parameters=DeviceParameters.SINGLE_DEVICE(param_dtype="float32"),
+    device_parameters=DeviceParameters(param_dtype="float32"),
     callbacks=[TBLogger("boards/rich"), ProfileCallback(step_start=3, step_end=4, ranks=[0])],
 )
 """,

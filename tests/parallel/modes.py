@@ -12,7 +12,7 @@ from typing import Any
 
 from ironloom.parallel.mesh import degrees_of
 from ironloom.settings.pipeline import SCHEDULES
-from parallel.pipelines import KINDS, small_model
+from parallel.pipelines import KINDS, small_model, with_pipeline
 from spread import MODELS, spread_over
 
 FAMILIES = ("decoder", "decoder, gated, untied", "llama", "llama, tied", "qwen2", "mistral", "gpt2")
@@ -68,6 +68,8 @@ ALONE = {
     "context parallel": Mode(2, {"context_parallel_size": 2}, quick=TWO),
 }
 ONE = ("decoder",)
+SPLIT = {"tensor_parallel_size": 2, "sequence_parallel": True, "loss_parallel": True}
+RING = {"context_parallel_size": 2, "context_parallel_rotate_method": "alltoall"}
 PRODUCTS = {
     "data parallel x4": Mode(4, None, SOME),
     "hybrid sharded": Mode(4, {"dp_replicate": 2, "dp_shard": 2}, SOME, ONE),
@@ -77,18 +79,30 @@ PRODUCTS = {
     "data x context parallel": Mode(4, {"dp_replicate": 2, "context_parallel_size": 2}, SOME),
     "sharded x context parallel": Mode(4, {"dp_shard": 2, "context_parallel_size": 2}, SOME, ONE),
     "context x tensor parallel": Mode(4, {"context_parallel_size": 2, "tensor_parallel_size": 2}, SOME),
+    "sharded x sequence and loss parallel": Mode(4, {"dp_shard": 2, **SPLIT}, SOME),
+    "ring x sequence parallel": Mode(4, {**RING, "tensor_parallel_size": 2, "sequence_parallel": True}, SOME),
+    "sharded x ring x loss parallel": Mode(8, {"dp_shard": 2, **RING, "tensor_parallel_size": 2, "loss_parallel": True}, SOME),
     "hybrid sharded x context parallel": Mode(8, {"dp_replicate": 2, "dp_shard": 2, "context_parallel_size": 2}, SOME),
     "sharded x context x tensor parallel": Mode(8, {"dp_shard": 2, "context_parallel_size": 2, "tensor_parallel_size": 2}, SOME),
 }
 FROZEN = ("llama, partly frozen",)
 EAGER = {"torch_compile_backend": "aot_eager"}
 OPTIONS = {
+    "tensor parallel, loss parallel": Mode(2, {"tensor_parallel_size": 2, "loss_parallel": True}, quick=ONE),
+    "tensor parallel, sequence parallel": Mode(2, {"tensor_parallel_size": 2, "sequence_parallel": True}, quick=ONE),
+    "tensor parallel, sequence and loss parallel": Mode(2, SPLIT, quick=("llama, tied",)),
+    "tensor parallel, compiled, products kept": Mode(
+        2, {"tensor_parallel_size": 2, "compile_model": True, "checkpoint_activations": True, "recompute": "selective"}, TWO, args=EAGER
+    ),
+    "context parallel, ring": Mode(2, RING, quick=("llama, tied",)),
     "sharded, activations computed again": Mode(2, {"dp_shard": 2, "checkpoint_activations": True}, TWO, ONE),
     "sharded, weights in host memory": Mode(2, {"dp_shard": 2, "offload_parameters": True}, TWO, ONE),
     "sharded, compiled": Mode(2, {"dp_shard": 2, "compile_model": True}, TWO, args=EAGER),
     "data parallel, partly frozen": Mode(2, {"dp_replicate": 2}, FROZEN),
+    "data x loss parallel, partly frozen": Mode(4, {"dp_replicate": 2, "tensor_parallel_size": 2, "loss_parallel": True}, FROZEN),
     "sharded, partly frozen": Mode(2, {"dp_shard": 2}, FROZEN, FROZEN),
     "tensor parallel, partly frozen": Mode(2, {"tensor_parallel_size": 2}, FROZEN, FROZEN),
+    "sharded x sequence and loss parallel, partly frozen": Mode(4, {"dp_shard": 2, **SPLIT}, FROZEN),
     "context parallel, partly frozen": Mode(2, {"context_parallel_size": 2}, FROZEN),
 }
 DEEP = tuple(f"deep {kind}" for kind in KINDS)
@@ -109,8 +123,61 @@ PIPELINES = {
     "1F1B, two pipelines": Mode(4, None, TIES, TIES[:1], PAIR, schedule="Schedule1F1B"),
     "1F1B, four stages": Mode(4, None, TIES, TIES[:1], QUARTERS, schedule="Schedule1F1B"),
 }
+STAGED = ("decoder", "llama", "decoder, gated, untied", "llama, tied", "gpt2", "qwen2")
+#: What a pipeline of two is multiplied with.
+FACTORS: dict[str, tuple[int, dict[str, Any]]] = {
+    "data parallel": (4, {"dp_replicate": 2}),
+    "sharded": (4, {"dp_shard": 2}),
+    "tensor parallel": (4, {"tensor_parallel_size": 2}),
+    "context parallel": (4, {"context_parallel_size": 2}),
+    "hybrid sharded": (8, {"dp_replicate": 2, "dp_shard": 2}),
+    "sharded x tensor parallel": (8, {"dp_shard": 2, "tensor_parallel_size": 2}),
+    "sharded x context parallel": (8, {"dp_shard": 2, "context_parallel_size": 2}),
+    "context x tensor parallel": (8, {"context_parallel_size": 2, "tensor_parallel_size": 2}),
+}
+
+
+def _staged(factor: str, models: tuple[str, ...], quick: tuple[str, ...] = (), **sizes: Any) -> Mode:
+    nproc, others = FACTORS[factor]
+    return Mode(nproc, {"pipeline_parallel_size": 2, **others, **sizes}, models, quick, EAGER)
+
+
+def _scheduled(factor: str, schedule: str) -> Mode:
+    """The plain trainer with the arguments of a pipeline."""
+    quick = TIES[:1] if (factor, schedule) in SPLIT_BACKWARD else ()
+    nproc, others = FACTORS[factor]
+    batch = 8 // degrees_of(spread_over(pipeline_parallel_size=2, **others), nproc).data
+    pipeline = {"schedule_class": schedule, "stages_per_rank": SCHEDULES[schedule].least, "pipeline_chunks": 4}
+    args, alone = {"per_device_train_batch_size": batch, **pipeline}, {"per_device_train_batch_size": 8}
+    return Mode(nproc, {"pipeline_parallel_size": 2, **others}, ("deep tied", "deep llama"), quick, args, alone, cls=with_pipeline)
+
+
+SPLIT_BACKWARD = {("sharded", "ScheduleZBVZeroBubble"), ("tensor parallel", "ScheduleInterleavedZeroBubble")}
+STAGES = {
+    "pipeline": Mode(2, {"pipeline_parallel_size": 2}, STAGED, ("decoder", "llama")),
+    "pipeline x data parallel": _staged("data parallel", STAGED, ONE),
+    "pipeline x sharded": _staged("sharded", STAGED, ("decoder", "llama")),
+    "pipeline x tensor parallel": _staged("tensor parallel", STAGED, ("decoder", "llama")),
+    "pipeline x context parallel": _staged("context parallel", STAGED, ONE),
+    **{f"pipeline x {factor}": _staged(factor, STAGED) for factor, (nproc, _) in FACTORS.items() if nproc == 8},
+    **{
+        f"{schedule.removeprefix('Schedule')} x {factor}": _scheduled(factor, schedule)
+        for schedule in SCHEDULES
+        for factor in ("sharded", "tensor parallel", "context parallel")
+    },
+    "pipeline x sharded, activations computed again": _staged("sharded", ONE, ONE, checkpoint_activations=True),
+    "pipeline x sharded, products kept": _staged("sharded", TWO, checkpoint_activations=True, recompute="selective"),
+    "pipeline x tensor parallel, activations computed again": _staged("tensor parallel", ONE, checkpoint_activations=True),
+    "pipeline x context parallel, activations computed again": _staged("context parallel", ONE, checkpoint_activations=True),
+    "pipeline x context parallel, ring": _staged("context parallel", TWO, context_parallel_rotate_method="alltoall"),
+    "pipeline, weights in host memory": Mode(2, {"pipeline_parallel_size": 2, "offload_parameters": True}, ONE),
+    "pipeline x sharded, weights and moments in host memory": _staged("sharded", ONE, offload_parameters=True, offload_optimizer=True),
+    "pipeline, compiled": Mode(2, {"pipeline_parallel_size": 2, "compile_model": True}, ONE, args=EAGER),
+    "pipeline x sharded, compiled, activations computed again": _staged("sharded", ONE, compile_model=True, checkpoint_activations=True),
+    "pipeline x tensor parallel, compiled": _staged("tensor parallel", ONE, compile_model=True),
+}
 
 #: Sections of the document.
-SECTIONS = {"One axis": ALONE, "Products": PRODUCTS, "Options": OPTIONS, "Pipelines": PIPELINES}
+SECTIONS = {"One axis": ALONE, "Products": PRODUCTS, "Options": OPTIONS, "Pipelines": PIPELINES, "Pipelines of the plain trainer": STAGES}
 MODES = {name: mode for section in SECTIONS.values() for name, mode in section.items()}
 assert len(MODES) == sum(map(len, SECTIONS.values())), "a name occurs twice"

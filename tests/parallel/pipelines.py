@@ -124,3 +124,11 @@ def deviation(one: list[dict[str, float]], other: list[dict[str, float]]) -> flo
     """The greatest relative difference of two histories with the same records."""
     assert [record.keys() for record in one] == [record.keys() for record in other]
     return max(abs(mine[key] - theirs[key]) / abs(mine[key]) for mine, theirs in zip(one, other, strict=True) for key in mine)
+
+
+def with_pipeline(model: Any, values: dict[str, Any], **options: Any) -> Any:
+    """The plain trainer, told what a pipeline is to be."""
+    from ironloom import Trainer
+    from ironloom.settings.pipeline import PipelineTrainingArguments
+
+    return Trainer(model, PipelineTrainingArguments(**values), **options)

@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # before the processes are forked: each would take seconds for what a backward pass imports of it
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ironloom.parallel import context_attention
+from ironloom.parallel import context_attention, context_ring
 from ironloom.parallel.context import Layout
 from ironloom.parallel.context_attention import attend_gathered
 from ironloom.parallel.context_batch import in_order, local_part
+from ironloom.parallel.context_ring import attend_ring
 from spawned import run
 
 LENGTH = 48
+WAYS = {"allgather": attend_gathered, "alltoall": attend_ring}
 
 
 def _case(heads=4, groups=4, width=8, value_width=8, mask=None, window=None, scale=None, order="zigzag", dtype=torch.float64):
@@ -72,8 +76,9 @@ def _whole(case):
     return [out.detach(), *torch.autograd.grad((out * given).sum(), (queries, keys, values))]
 
 
-def _shared(nothing: Any = None):
+def _shared(way: str, scores: int):
     """The same, by all processes together: for each case the largest error relative to the largest number."""
+    context_ring.CPU_SCORES = scores
     dist.init_process_group("gloo")
     group = dist.group.WORLD
     errors = {}
@@ -83,7 +88,7 @@ def _shared(nothing: Any = None):
         queries, keys, values = (tensor.detach().requires_grad_() for tensor in heads)
         mask = local_part(_visible(case), layout, dim=2) if case["mask"] else None
         options = {"layout": layout, "group": group, "mask": mask, "window": case["window"], "scale": case["scale"]}
-        out = attend_gathered(queries, keys, values, **options)
+        out = WAYS[way](queries, keys, values, **options)
         assert out.dtype is case["dtype"]
         mine = [out.detach(), *torch.autograd.grad((out * given).sum(), (queries, keys, values))]
         errors[name] = []
@@ -96,10 +101,14 @@ def _shared(nothing: Any = None):
     return errors
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_output_and_gradients_are_those_of_one_process(size):
+@pytest.mark.parametrize(
+    "way, size, scores",
+    [("allgather", 1, 0), ("allgather", 2, 0), ("allgather", 4, 0), ("alltoall", 1, 2**22), ("alltoall", 2, 100), ("alltoall", 4, 2**22)],
+)
+def test_output_and_gradients_are_those_of_one_process(way, size, scores):
+    """In a ring, whatever the number of scores that are held at a time."""
     limits = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-    for errors in run(_shared, size):
+    for errors in run(_shared, size, way, scores):
         assert errors.keys() == CASES.keys()
         wrong = {name: values for name, values in errors.items() if max(values) > limits[CASES[name]["dtype"]]}
         assert not wrong
@@ -117,14 +126,14 @@ def test_the_mask_that_cuda_kernels_know_is_aligned_with_the_last_key():
     assert run(_kernel, 1)[0] < 1e-14
 
 
-def _dropped(nothing: Any = None):
+def _dropped(way: str):
     """Values of one, so that a query's output is the sum of the weights that were kept."""
     dist.init_process_group("gloo")
     torch.manual_seed(dist.get_rank())
     layout = Layout(2, dist.get_rank())
     queries = torch.zeros(8, 4, 64, 8)
     values = torch.ones(8, 4, 64, 1, requires_grad=True)
-    out = attend_gathered(queries, queries, values, layout=layout, group=dist.group.WORLD, dropout=0.25)
+    out = WAYS[way](queries, queries, values, layout=layout, group=dist.group.WORLD, dropout=0.25)
     out.sum().backward()
     assert values.grad is not None
     total = torch.stack((out.detach().sum(), values.grad.sum()))
@@ -133,8 +142,9 @@ def _dropped(nothing: Any = None):
     return out.detach().flatten()[:500].tolist(), total.tolist(), float(out.detach().mean())
 
 
-def test_dropout_is_drawn_by_each_rank_and_the_same_forward_and_backward():
-    (first, total, first_mean), (second, _, second_mean) = run(_dropped, 2)
+@pytest.mark.parametrize("way", WAYS)
+def test_dropout_is_drawn_by_each_rank_and_the_same_forward_and_backward(way):
+    (first, total, first_mean), (second, _, second_mean) = run(_dropped, 2, way)
     # Many are off from one by far, and not by the same in both ranks: with keys of zero, a row of n keys keeps some of n equal weights.
     assert max(abs(value - 1) for value in first + second) > 0.1
     assert sum(abs(one - other) > 1e-3 for one, other in zip(first, second, strict=True)) > 100
@@ -156,3 +166,34 @@ def _summed(nothing: Any = None) -> list[float]:
 
 def test_gradients_in_half_precision_are_summed_in_float32():
     assert run(_summed, 3)[0] == [258.0] * 3
+
+
+class _Largest(TorchDispatchMode):
+    """The most numbers that any tensor has which an operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+def _held(way: str) -> float:
+    """The largest tensor of a forward and backward pass, in numbers of a rank's own keys."""
+    dist.init_process_group("gloo")
+    heads = [torch.randn(1, 2, 16, 256).requires_grad_() for _ in range(3)]
+    layout = Layout(dist.get_world_size(), dist.get_rank())
+    with _Largest() as largest:
+        WAYS[way](*heads, layout=layout, group=dist.group.WORLD).sum().backward()
+    dist.destroy_process_group()
+    return largest.numbers / heads[0].numel()
+
+
+def test_in_a_ring_no_rank_holds_the_keys_of_the_whole_sequence():
+    assert max(run(_held, 4, "alltoall")) <= 1
+    assert min(run(_held, 4, "allgather")) >= 4

@@ -202,8 +202,23 @@ def test_the_loop_says_what_it_does(tmp_path: Path) -> None:
     trainer.train()
     assert told == [
         *[("data", 1), ("forward", 1), ("optimizer", 1), ("log", 1)],
-        *[("data", 2), ("forward", 2), ("optimizer", 2), ("log", 2), ("evaluate", 2), ("save", 2)],
+        *[("data", 2), ("forward", 2), ("optimizer", 2), ("log", 2)],
+        *[("evaluate", 2)] * 3,  # its begin, and after each of two batches
+        ("save", 2),
     ]
+
+
+def test_the_number_of_a_step_never_goes_back(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    options = {"eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "epoch", "gradient_accumulation_steps": 2}
+    trainer = tiny_trainer(tmp_path, tiny_lm(), max_steps=-1, num_train_epochs=2, **options)
+    trainer.phase = lambda name, step: told.append((name, step))
+    trainer.train()
+    trainer.evaluate()
+    steps = [step for _, step in told]
+    assert steps == sorted(steps)
+    assert told.count(("forward", 1)) == 2, "every micro-batch is a sign of life"
+    assert {name for name, _ in told} == {"data", "forward", "optimizer", "log", "evaluate", "save"}
 
 
 def test_a_folder_in_use_is_refused_by_all(tmp_path: Path) -> None:

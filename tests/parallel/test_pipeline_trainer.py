@@ -16,7 +16,6 @@ from ironloom.errors import ConfigError, DataError
 from ironloom.objectives import CrossEntropy
 from ironloom.parallel import DistributedEnvironment
 from ironloom.parallel.pipeline.loss import MeanLoss, objective_of
-from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.trainer.pipeline_trainer import PipelineTrainer
 from parallel.pipelines import arguments, data, deviation, numbers, one_process, pipeline_trainer, small_model, texts
@@ -69,12 +68,15 @@ def test_loss_and_schedule_of_the_user_are_used(tmp_path: Path) -> None:
         assert deviation(numbers(one), history) < 1e-5
 
 
-def test_one_process_is_a_pipeline_too(tmp_path: Path) -> None:
-    trainer = PipelineTrainer(
-        small_model("tied"), PipelineTrainingArguments(**arguments(str(tmp_path))), **data(), distributed_env=DistributedEnvironment()
-    )
+@pytest.mark.parametrize("recompute", [False, True])
+def test_one_process_is_a_pipeline_too(recompute: bool, tmp_path: Path) -> None:
+    args = PipelineTrainingArguments(**arguments(str(tmp_path)), checkpoint_sequential=recompute)
+    model, calls = small_model("tied"), []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *args: calls.append(torch.is_grad_enabled()))
+    trainer = PipelineTrainer(model, args, **data(), distributed_env=DistributedEnvironment())
     trainer.train()
     assert numbers(trainer) == one_process("tied")
+    assert sum(calls) == (2 if recompute else 1) * 2 * args.max_steps
 
 
 def _in_half_precision(folder: str) -> Any:
@@ -169,12 +171,6 @@ def _refusal(folder: str, changes: dict[str, Any], options: dict[str, Any], sche
     except (ConfigError, DataError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was refused"
-
-
-def test_what_a_pipeline_cannot_be_combined_with_is_named(tmp_path: Path) -> None:
-    options = {"device_parameters": DeviceParameters(pipeline_parallel_size=2, dp_replicate=1, dp_shard=2, param_dtype="float32")}
-    for told in run(_refusal, 4, str(tmp_path), {}, options, "ScheduleGPipe"):
-        assert told.startswith("ConfigError") and "not with dp_shard 2" in told
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_constructors_give_the_sizes_that_they_name(made, sizes):
 
 
 def test_the_helpers_take_every_further_field():
-    helper = DeviceParameters.FSDP(cpu_offload=True, checkpoint_activations=True, compiled_autograd=True, activation_memory_budget=0.5)
+    options = {"compile_model": True, "compiled_autograd": True, "activation_memory_budget": 0.5}
+    helper = DeviceParameters.FSDP(cpu_offload=True, checkpoint_activations=True, **options)
     assert helper.offload_parameters and helper.cpu_offload and helper.checkpoint_activations and helper.activation_memory_budget == 0.5
     assert DeviceParameters.FSDP(async_tensor_parallel=True, compile_model=True).async_tensor_parallel
     with pytest.raises(ConfigError, match=r"compil_model: unknown key of DeviceParameters \(did you mean 'compile_model'\?\)"):

@@ -136,8 +136,12 @@ def test_a_second_signal_aborts_at_once(event: str, tmp_path: Path) -> None:
 class AtSave(TrainerCallback):
     """The first signal comes in the midst of a save, which is finished; training stops at the next boundary."""
 
+    asked = 0
+
     def state_dict(self) -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.asked += 1
+        if self.asked == 1:  # a second one would end this process
+            os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,8 +152,10 @@ def test_a_signal_during_a_save(tmp_path: Path) -> None:
     trainer = make(tmp_path, save_strategy="no", load_best_model_at_end=False)
     save = TrainerCallback()
     save.on_step_end = lambda args, state, control, **kwargs: setattr(control, "should_save", state.global_step == 3)
-    for callback in (save, AtSave()):
+    at_save = AtSave()
+    for callback in (save, at_save):
         trainer.add_callback(callback)
     with pytest.raises(Interrupted, match="stopped by SIGTERM after step 4"):
         trainer.train()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-3"]
+    assert at_save.asked == 1, "a save asks once for the state of a callback"

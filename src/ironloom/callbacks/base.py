@@ -95,7 +95,10 @@ class TrainerCallback:
     on_step_end = _event("on_step_end", "An optimizer step is over.")
     on_evaluate = _event("on_evaluate", "An evaluation is over.")
     on_predict = _event("on_predict", "A prediction is over.")
-    on_save = _event("on_save", "A checkpoint is complete.")
+    on_save = _event(
+        "on_save",
+        "A checkpoint is complete: the folder ``checkpoint``, of the step ``step``, which lies back where it was saved in the background.",
+    )
     on_log = _event("on_log", "A log record is made.")
     on_prediction_step = _event("on_prediction_step", "A batch of an evaluation is done.")
     on_push_begin = _event("on_push_begin", "An upload to the hub starts.")

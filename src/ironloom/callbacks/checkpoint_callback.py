@@ -26,7 +26,7 @@ class CheckpointCallback(TrainerCallback):
     It saves every so many steps, epochs or evaluations, if ``CheckpointParameters`` say so; otherwise
     whenever an evaluation is among the best. ``keep_top_k`` keeps that many of the best and the newest,
     instead of ``save_total_limit``; ``resume_mode``, ``resume_path`` and ``model_weights_only`` take the place
-    of the training arguments for these, ``root_dir`` that of an ``output_dir`` which nobody set.
+    of the training arguments for these, ``async_save`` adds to them, ``root_dir`` that of an ``output_dir`` which nobody set.
 
     Args:
         parameters: A ``CheckpointParameters``.
@@ -72,6 +72,7 @@ class CheckpointCallback(TrainerCallback):
         if self._is_whole and self._parameters.enable:
             _set_output_dir(args, self._parameters.root_dir)
             args.resume_from_checkpoint = _resume_from(args, self._parameters)
+            args.async_save |= self._parameters.async_save
             args.save_optimizer_state = args.save_scheduler_state = not self._parameters.model_weights_only
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -115,7 +116,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Delete what is neither new nor among the best."""
-        self._saved = state.global_step
+        self._saved = kwargs.get("step", state.global_step)
         if not self._keep or self._metric is None or not state.is_world_process_zero:
             return
         folder = _folder(args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -30,25 +29,8 @@ class SanityCheck(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Try the first batches of the validation data."""
-        loader = kwargs.get("eval_dataloader")
-        if loader is None or state.global_step > 0:
+        if kwargs.get("eval_dataloader") is None or state.global_step > 0:
             return
-        import torch
-
-        from ironloom.objectives import choose_objective
-
-        model = kwargs["model"]
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            for number, batch in enumerate(itertools.islice(loader.iterate(0), self.num_batches)):
-                here = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-                objective = choose_objective(model, lambda here=here: here, None, args.label_names)  # type: ignore[misc]
-                with torch.no_grad():
-                    loss_sum, _ = objective(model, here, max(1, objective.weight(here)))
-                if not math.isfinite(float(loss_sum)):
-                    raise DataError(f"the loss of validation batch {number} is {float(loss_sum)} before the first step")
-        finally:
-            for module in training:
-                module.training = True
+        for number, loss in enumerate(kwargs["validation_losses"](self.num_batches)):
+            if not math.isfinite(loss):
+                raise DataError(f"the loss of validation batch {number} is {loss} before the first step")

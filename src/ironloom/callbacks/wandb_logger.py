@@ -12,6 +12,7 @@ from ironloom.callbacks.records import log_folder
 from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.callbacks.tracker import Tracker, require
 from ironloom.checkpoint.folder import CheckpointFolder
+from ironloom.checkpoint.manifest import read_manifest
 from ironloom.errors import ConfigError, ResourceError
 from ironloom.settings.dream.tracking import LoggingParameters, WandBParameters
 from ironloom.settings.training import TrainingArguments
@@ -78,7 +79,7 @@ class LoggerCallback(Tracker):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the checkpoint, with ``log_model``."""
         if self._is_open and self._parameters.log_model:
-            self._guarded("a checkpoint", lambda: self._keep_checkpoint(args, state))
+            self._guarded("a checkpoint", lambda: self._keep_checkpoint(args, state, kwargs.get("step", state.global_step)))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the records, with ``log_artifacts``. The W&B run stays open for a test that may follow; at exit it is closed."""
@@ -124,12 +125,12 @@ class LoggerCallback(Tracker):
         run, self._run = self._run, None
         run.finish(exit_code=int(failed))
 
-    def _keep_checkpoint(self, args: TrainingArguments, state: TrainerState) -> None:
+    def _keep_checkpoint(self, args: TrainingArguments, state: TrainerState, step: int) -> None:
         import wandb
 
-        step = state.global_step
         path = CheckpointFolder(Path(args.output_dir, "checkpoints")).path(step)
-        artifact = wandb.Artifact(f"model-{self._run_id}", type="model", metadata={"step": step, "epoch": state.epoch})
+        metadata = {"step": step, "epoch": read_manifest(path).info["epoch"]}
+        artifact = wandb.Artifact(f"model-{self._run_id}", type="model", metadata=metadata)
         artifact.add_dir(str(path))
         best = ["best"] if state.best_global_step == step else []
         self._run.log_artifact(artifact, aliases=["latest", f"step-{step}", *best])

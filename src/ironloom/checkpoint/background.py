@@ -5,6 +5,7 @@ At most one save is under way; the next one waits for it. Its files are those of
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -29,7 +30,7 @@ class Outcome:
         path: The checkpoint; None if it could not be written.
         error: Why not, or what went wrong after it was complete.
         num_bytes: Bytes that this process wrote.
-        waited: Seconds that training waited for the save before this one.
+        waited: Seconds that training waited for the thread.
         copied: Seconds that training waited while values were gathered and copied.
         written: Seconds that the thread took.
     """
@@ -60,6 +61,16 @@ class BackgroundSaves:
         self.folder, self.peers = folder, peers
         self._thread: threading.Thread | None = None
         self._outcome: Outcome | None = None
+        self._step = -1
+
+    @property
+    def step(self) -> int | None:
+        """The step whose save is under way, or has ended and was not asked for; None if there is none."""
+        return None if self._thread is None else self._step
+
+    def is_writing(self) -> bool:
+        """Whether a save is under way in this process."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(
         self,
@@ -85,16 +96,15 @@ class BackgroundSaves:
             SaveFailed: In every process, if the folder for it cannot be made.
             RankError: If a process is gone.
         """
-        begin = time.perf_counter()
         before = self.wait()
-        waited = time.perf_counter() - begin
+        begin = time.perf_counter()
         staging = self.folder.begin(step, extras)
         try:
             held = list(parts())
         except BaseException:
             self.folder.abandon(step)
             raise
-        copied = time.perf_counter() - begin - waited
+        copied = time.perf_counter() - begin
         num_bytes = sum(part.nbytes for part in held)
 
         def work() -> None:
@@ -106,9 +116,9 @@ class BackgroundSaves:
                     then()
             except Exception as error:
                 fault = error
-            self._outcome = Outcome(step, path, fault, num_bytes, waited, copied, time.perf_counter() - start)
+            self._outcome = Outcome(step, path, fault, num_bytes, 0.0, copied, time.perf_counter() - start)
 
-        self._thread = threading.Thread(target=work, name=f"save-{step}")
+        self._step, self._thread = step, threading.Thread(target=work, name=f"save-{step}")
         self._thread.start()
         return before
 
@@ -120,13 +130,15 @@ class BackgroundSaves:
         """
         if self._thread is None:
             return None
+        begin = time.perf_counter()
         self._thread.join()
-        outcome, self._thread, self._outcome = self._outcome, None, None
-        assert outcome is not None, "a thread that has ended has an outcome"
-        if self.peers.rank == 0:
+        assert self._outcome is not None, "a thread that has ended has an outcome"
+        outcome = dataclasses.replace(self._outcome, waited=time.perf_counter() - begin)
+        self._thread, self._outcome = None, None
+        if self.peers.rank == 0 and outcome.path is not None:
             logger.info(
-                "the checkpoint of step %d, %s bytes by this process, was written in the background in %.2f s; training waited %.2f s "
-                "(%.2f s for copies, %.2f s for the save before)",
+                "the checkpoint of step %d, %s bytes by this process, was written in the background in %.2f s; "
+                "training waited %.2f s (%.2f s for copies, %.2f s for the disk)",
                 *(outcome.step, f"{outcome.num_bytes:,}", outcome.written, outcome.blocked, outcome.copied, outcome.waited),
             )
         return outcome

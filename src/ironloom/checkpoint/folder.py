@@ -45,7 +45,7 @@ class CheckpointFolder:
     def save(
         self,
         step: int,
-        write: Callable[[Path], None],
+        write: Callable[[Path], Mapping[str, FileEntry] | None],
         info: dict[str, Any],
         *,
         expected_bytes: int | None = None,
@@ -54,7 +54,7 @@ class CheckpointFolder:
 
         Args:
             step: The optimizer step, 0 or more. One that is there already is replaced.
-            write: Puts the files into the folder it is given.
+            write: Puts the files into the folder it is given; may return what it has measured of them.
             info: JSON data to be known without opening the files.
             expected_bytes: Size of the files if known: a disk that cannot hold them is then refused
                 before anything is written.
@@ -68,8 +68,7 @@ class CheckpointFolder:
         """
         staging = self.begin(step, expected_bytes)
         try:
-            write(staging)
-            return self.finish(step, info)
+            return self.finish(step, info, write(staging))
         except Exception as error:
             refusal = as_os_error(error, staging)
             if refusal is None:

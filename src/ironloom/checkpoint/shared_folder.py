@@ -33,6 +33,22 @@ class Written:
     failure: Failure | None = None
 
 
+def written(part: Part, folder: Path) -> FileEntry:
+    """Write a file and read it back: its size and hash, which are those of what was to be written.
+
+    It is hashed before it is compared: whatever changes it from then on is no longer what the manifest says.
+
+    Raises:
+        OSError: If the disk does not take it, or gives back something else.
+    """
+    path = folder / part.name
+    part.write(folder)
+    fsync_file(path)
+    entry = measured(path)
+    part.check(folder)
+    return entry
+
+
 class SharedFolder:
     """The saving side of a :class:`CheckpointFolder` for several processes.
 
@@ -87,17 +103,15 @@ class SharedFolder:
 
     def write(self, step: int, staging: Path, parts: Iterable[Part]) -> Written:
         """Write the files of this process, as far as the disk takes them; all parts are taken up in any case."""
-        written = Written({})
+        outcome = Written({})
         for part in parts:
-            if written.failure is not None:
+            if outcome.failure is not None:
                 continue
             try:
-                part.write(staging)
-                fsync_file(staging / part.name)
-                written.files[part.name] = measured(staging / part.name)
+                outcome.files[part.name] = written(part, staging)
             except Exception as error:
-                written.failure = self._failure(step, error)
-        return written
+                outcome.failure = self._failure(step, error)
+        return outcome
 
     def finish(self, step: int, info: dict[str, Any], written: Written, peers: Peers) -> Path:
         """Complete a checkpoint when every process has written.

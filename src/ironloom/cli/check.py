@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from ironloom.cli.configuration import ConfigurationWords, load_checked, split
+from ironloom.cli.configuration import ConfigurationWords, as_processes, load_checked, split
 from ironloom.config.summary import summary
 
 
@@ -24,24 +21,9 @@ def check(
     Example: ironloom check examples/quickstart.yaml optim.max_lr=1e-3
     """
     path, overrides, arguments, _ = split(words, own=("--nproc",))
-    with _processes(nproc):
+    with as_processes(nproc):
         graph = load_checked(path, overrides, arguments)
         line = summary(graph)
     print(f"{path}: ok")
     if line:
         print(line)
-
-
-@contextlib.contextmanager
-def _processes(number: int | None) -> Iterator[None]:
-    """Within the block the environment is that of a launcher of so many processes."""
-    before = os.environ.get("WORLD_SIZE")
-    if number is not None:
-        os.environ["WORLD_SIZE"] = str(number)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["WORLD_SIZE"] = before
-        elif number is not None:
-            del os.environ["WORLD_SIZE"]

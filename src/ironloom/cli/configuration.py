@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,9 @@ from ironloom.config import projects, tagged
 from ironloom.config.graph import Graph, Node
 from ironloom.config.overrides import is_override
 from ironloom.errors import ConfigError, Problem, ResourceError
+from ironloom.parallel import fits
 from ironloom.settings.base import nearest
+from ironloom.settings.dream.world import world_size
 from ironloom.settings.training import TrainingArguments
 
 RUN_FILE = "run.yaml"
@@ -119,6 +123,30 @@ class ConfiguredCommand(TyperCommand):
                 formatter.write_dl([option.help() for option in options])
 
 
+@contextlib.contextmanager
+def as_processes(world: int | None, local: int | None = None) -> Iterator[None]:
+    """Within the block the environment is that of a launcher of so many processes; None: it is left as it is.
+
+    Args:
+        world: Processes in all.
+        local: Processes on this machine; None: all of them.
+    """
+    if world is None:
+        yield
+        return
+    numbers = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local or world)}
+    before = {name: os.environ.get(name) for name in numbers}
+    os.environ.update(numbers)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def load_checked(path: str, overrides: Sequence[str], arguments: Mapping[str, Any] | None = None) -> Graph:
     """The graph of a configuration in which no mistake can be seen. What is hardly meant is told on stderr.
 
@@ -129,6 +157,7 @@ def load_checked(path: str, overrides: Sequence[str], arguments: Mapping[str, An
     for warning in graph.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     problems = [*config.check(graph), *_level_problems(graph)]
+    problems = problems or fits.problems(graph, world_size())
     if problems:
         raise ConfigError(problems)
     return graph

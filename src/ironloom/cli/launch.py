@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Annotated
 
 import typer
 
-from ironloom.cli.configuration import ConfigurationWords, load_checked, output_dir, split
+from ironloom.cli.configuration import ConfigurationWords, as_processes, load_checked, output_dir, split
 from ironloom.errors import ConfigError, ResourceError
 
 _OWN = (
@@ -53,9 +52,9 @@ def launch(
         raise ConfigError("choose one of --slurm, --torchrun and --kubernetes")
     kind = chosen[0]
     _check_options(kind, nnodes, time, image, rdzv)
-    os.environ["WORLD_SIZE"] = str(nproc * nnodes)
     path, overrides, arguments, _ = split(words, own=_OWN)
-    folder = output_dir(load_checked(path, overrides, arguments))
+    with as_processes(nproc * nnodes, nproc):
+        folder = output_dir(load_checked(path, overrides, arguments))
     name = launch_jobs.job_name(folder.name)
     job = launch_jobs.Job(name, words, nproc, nnodes, max_restarts, gpus, time, image or "", rdzv or "")
     text = {"slurm": launch_jobs.slurm, "torchrun": launch_jobs.torchrun, "kubernetes": launch_jobs.kubernetes}[kind](job)

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from ironloom.data.tokenizer import Tokenizer
+from ironloom.models.decoder import Decoder
 from ironloom.models.generate import generate
 from ironloom.trainer import Trainer, TrainOutput
 
@@ -50,7 +51,8 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
     if losses:
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
-        found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
+        if trainer.processing_class is not None:  # the loss is one of text
+            found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
     if test is not None:
         found.append(("test loss", f"{test['test_loss']:.4f} (perplexity {_perplexity(test['test_loss'])})"))
     if metrics["train_steps_per_second"]:
@@ -63,14 +65,18 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
 
 
 def samples(trainer: Trainer, count: int = 3) -> list[str]:
-    """Held-out beginnings and how the model goes on, one line each."""
+    """Held-out beginnings and how the model goes on, one line each; none of a model that no process has the whole of."""
+    degrees = trainer.team.place.degrees
+    if degrees.product != degrees.dp_replicate:
+        return []
     tokenizer, dataset = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
-    if not isinstance(tokenizer, Tokenizer):
+    model = trainer.unwrapped_model()
+    if not isinstance(tokenizer, Tokenizer) or not (isinstance(model, Decoder) or callable(getattr(model, "generate", None))):
         return []
     lines = []
     for index in range(min(count, len(dataset))):
         prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
-        written = generate(trainer.unwrapped_model(), prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
+        written = generate(model, prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
         lines.append(f"{one_line(begun)} | {one_line(whole[len(begun) :])}")
     return lines

@@ -8,25 +8,39 @@ import logging
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ironloom import config
 from ironloom.checkpoint.lock import LOCK, RunLock
-from ironloom.cli.configuration import RUN_FILE, ConfigurationWords, arguments_of, load_checked, output_dir, split, write_run
+from ironloom.cli.configuration import (
+    RUN_FILE,
+    ConfigurationWords,
+    arguments_of,
+    as_processes,
+    load_checked,
+    output_dir,
+    split,
+    write_run,
+)
 from ironloom.cli.working import working
 from ironloom.config import tagged
 from ironloom.config.graph import Graph, Node
+from ironloom.config.processes import communication, data_parallel
 from ironloom.errors import ConfigError, Interrupted, IronloomError
+from ironloom.settings.dream.device import Comm
 
 if TYPE_CHECKING:
     from ironloom.data import PretrainData
     from ironloom.parallel.launch import Launch
     from ironloom.parallel.watch import Watch
 
-#: Number of processes that a run was written for, a target of run.yaml.
-PROCESSES = "processes"
+#: Number of processes that a run was written for, a target of run.yaml; and of those that read different samples, if that is another.
+PROCESSES, DATA_PARALLEL = "processes", "data_parallel_processes"
+#: Environment variable that sizes PyTorch's recorder of collectives.
+RECORDER = "TORCH_FR_BUFFER_SIZE"
 
 
 def train(
@@ -37,7 +51,9 @@ def train(
     node_rank: Annotated[int | None, typer.Option("--node-rank", help="Number of this machine.")] = None,
     rdzv: Annotated[str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="Where several machines meet.")] = None,
     max_restarts: Annotated[int, typer.Option("--max-restarts", min=0, help="After a failure go on so often.")] = 0,
-    patience: Annotated[float, typer.Option("--patience", min=1, help="Seconds without progress that count as a failure.")] = 600.0,
+    patience: Annotated[
+        float | None, typer.Option("--patience", min=1, help="Seconds without progress that count as a failure; else as configured, 600.")
+    ] = None,
 ) -> None:
     """Train the run that a configuration describes.
 
@@ -78,7 +94,8 @@ def _load(words: list[str]) -> Graph:
 
 
 def _train_alone(words: list[str], fresh: bool) -> None:
-    graph = _load(words)
+    with as_processes(1):
+        graph = _load(words)
     if int(os.environ.get("RANK", "0")) == 0:
         _write_run(graph)
     if fresh:
@@ -93,36 +110,49 @@ def _train_alone(words: list[str], fresh: bool) -> None:
     _run(graph)
 
 
-def _launch(words: list[str], launch: Launch, fresh: bool, patience: float) -> None:
+def _launch(words: list[str], launch: Launch, fresh: bool, patience: float | None) -> None:
     """Write run.yaml, then start the processes on it."""
     from ironloom.parallel.launch import start, worker_command
 
-    before = os.environ.get("WORLD_SIZE")
-    os.environ["WORLD_SIZE"] = str(launch.world)  # what the batch arithmetic of the configuration counts with
-    try:
+    with as_processes(launch.world, launch.nproc):
         graph = _load(words)
-    finally:
-        del os.environ["WORLD_SIZE"]
-        if before is not None:
-            os.environ["WORLD_SIZE"] = before
-    graph.root.setdefault(PROCESSES, launch.world)
+    if PROCESSES not in graph.root:
+        graph.root[PROCESSES] = launch.world
+        copies = data_parallel(graph, launch.world)
+        if copies != launch.world:
+            graph.root[DATA_PARALLEL] = copies
     folder = output_dir(graph)
     if not (launch.max_nodes > 1 and _is_written(graph, folder)):
         _write_run(graph)
     if fresh:
         _put_aside(folder)
-    command = [*worker_command(folder / RUN_FILE), "--patience", str(patience)]
-    code = start(command, launch, folder / "logs")
+    command = [*worker_command(folder / RUN_FILE), *(() if patience is None else ("--patience", str(patience)))]
+    with _recording(communication(graph)):
+        code = start(command, launch, folder / "logs")
     if code:
         sys.exit(code)
 
 
-def _train_placed(words: list[str], fresh: bool, patience: float) -> None:
+@contextlib.contextmanager
+def _recording(comm: Comm) -> Iterator[None]:
+    """Within the block processes that start keep as many collectives in PyTorch's recorder as the configuration says."""
+    if comm.trace_buf_size == Comm.trace_buf_size or RECORDER in os.environ:
+        yield
+        return
+    os.environ[RECORDER] = str(comm.trace_buf_size)
+    try:
+        yield
+    finally:
+        del os.environ[RECORDER]
+
+
+def _train_placed(words: list[str], fresh: bool, patience: float | None) -> None:
     """Train as one of several processes."""
     from ironloom.cli.worker import Worker
 
     worker = Worker(os.environ)
-    graph = _load(words)
+    with as_processes(worker.place.world_size, worker.place.local_world_size):
+        graph = _load(words)
     if fresh:
         arguments_of(graph)["resume_from_checkpoint"] = False
     if not worker.is_ours and worker.is_first:
@@ -132,9 +162,10 @@ def _train_placed(words: list[str], fresh: bool, patience: float) -> None:
     worker.adapt(graph)
     _log_messages(graph)
     try:
-        with worker.watched(patience) as watch:
+        comm = communication(graph)
+        with _recording(comm), worker.watched(patience or comm.train_timeout_seconds) as watch:
             worker.compare(graph)
-            data = worker.in_turn(lambda: _prepare_data(graph))
+            data = worker.in_turn(lambda: _prepare_data(graph), comm.init_timeout_seconds)
             if data is not None:
                 worker.compare_data(data.train)
             _run(graph, watch)
@@ -153,9 +184,7 @@ def _run(graph: Graph, watch: Watch | None = None) -> None:
     from ironloom.trainer import Trainer
 
     if watch is not None and isinstance(trainer, Trainer):  # a configuration may name a trainer of its own
-        from ironloom.cli.worker import PhaseCallback
-
-        trainer.add_callback(PhaseCallback(watch))
+        trainer.phase = watch.phase  # type: ignore[method-assign]
     output = trainer.train()
     trainer.save_model()
     test = trainer.evaluate(test_dataset, metric_key_prefix="test") if test_dataset is not None else None

@@ -7,25 +7,28 @@ import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ironloom import __version__
-from ironloom.callbacks import TrainerCallback
 from ironloom.checkpoint.discovery import findings
 from ironloom.cli.configuration import arguments_of, output_dir
-from ironloom.cli.train import PROCESSES
+from ironloom.cli.train import DATA_PARALLEL, PROCESSES
 from ironloom.config import tagged
 from ironloom.config.graph import Graph, Node, is_plain, walk
+from ironloom.config.processes import data_parallel
 from ironloom.errors import ConfigError
 from ironloom.parallel import preflight
 from ironloom.parallel.environment import Launched, launched
 from ironloom.parallel.launch_agent import LAUNCHED, TOKEN
 from ironloom.parallel.launch_logs import settle_in
-from ironloom.parallel.watch import LIMIT, Watch
+from ironloom.parallel.watch import Watch
 from ironloom.parallel.watch_store import open_store
 from ironloom.settings.model import ModelConfig, count_parameters
+
+if TYPE_CHECKING:
+    pass
 
 # Bytes of a parameter in a checkpoint: weight and two moments in float32.
 _BYTES = 12
@@ -78,8 +81,13 @@ class Worker:
         place = self.place
         preflight.compare(self._store, "versions", place.rank, place.world_size, {**preflight.versions(__version__), "configuration": text})
 
-    def in_turn(self, function: Callable[[], T]) -> T:
-        """Call a function in the first process of each machine, then in its others, which find what it has left on the disk."""
+    def in_turn(self, function: Callable[[], T], patience: float) -> T:
+        """Call a function in the first process of each machine, then in its others, which find what it has left on the disk.
+
+        Args:
+            function: Prepares the data.
+            patience: Seconds that what follows may take, until training begins.
+        """
         assert self._watch is not None, "only inside watched()"
         self._watch.phase("preparing the data", -1, _PREPARING)
         ready = f"ready/{socket.gethostname()}"
@@ -90,7 +98,7 @@ class Worker:
             while not self._store.check([ready]):
                 time.sleep(0.02)
             result = function()
-        self._watch.phase("building", -1, max(self._watch.limit, LIMIT))
+        self._watch.phase("building", -1, max(self._watch.limit, patience))
         return result
 
     def compare_data(self, samples: Any) -> None:
@@ -100,49 +108,21 @@ class Worker:
     def adapt(self, graph: Graph) -> None:
         """Take as many samples a step as the run was written for, and go on from what an earlier attempt has saved."""
         arguments = arguments_of(graph)
-        planned, world = graph.root.get(PROCESSES, self.place.world_size), self.place.world_size
+        world = self.place.world_size
+        copies = data_parallel(graph, world)
+        planned = graph.root.get(DATA_PARALLEL, graph.root.get(PROCESSES, copies))
         samples = arguments.get("gradient_accumulation_steps", 1) * planned
-        if samples % world:
+        if samples % copies:
+            shared = f", {world // copies} of which share the same samples," if copies != world else ""
             raise ConfigError(
-                f"the run accumulates {samples // planned} batches on {planned} processes, which {world} processes cannot share evenly: "
-                f"start as many as divide {samples}"
+                f"the run accumulates {samples // planned} batches on {planned} processes, which {world} processes{shared} "
+                f"cannot share evenly: start as many as divide {samples}{f' times {world // copies}' if shared else ''}"
             )
-        if planned != world:
-            arguments["gradient_accumulation_steps"] = samples // world
+        if planned != copies:
+            arguments["gradient_accumulation_steps"] = samples // copies
         checkpoints = findings(output_dir(graph) / "checkpoints")
         if any(found.checkpoint is not None and found.checkpoint.time >= self._started for found in checkpoints):
             arguments["resume_from_checkpoint"] = True
-
-
-class PhaseCallback(TrainerCallback):
-    """Tells the watch where the loop is.
-
-    Args:
-        watch: Of this rank.
-    """
-
-    def __init__(self, watch: Watch):
-        self._phase = watch.phase
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The first batches are read."""
-        self._phase("between steps", state.global_step)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forward and backward, then the update."""
-        self._phase("forward and backward", state.global_step + 1)
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The next micro-batch."""
-        self._phase("forward and backward", state.global_step + 1)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logging, evaluation, saving, and reading the next batches."""
-        self._phase("between steps", state.global_step)
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch of an evaluation."""
-        self._phase("evaluation", state.global_step)
 
 
 def checkpoint_bytes(graph: Graph) -> int:

@@ -43,7 +43,14 @@ MODULES = {
 # Names that a module of ours only hands on, and the module that defines them: what is plain data is named there,
 # so that it can be looked at without importing a trainer.
 HOMES = {
-    "ironloom.settings": ("TrainingArguments", "AccelTrainingArguments", "PipelineTrainingArguments", "ModelConfig"),
+    "ironloom.settings": (
+        "TrainingArguments",
+        "AccelTrainingArguments",
+        "PipelineTrainingArguments",
+        "ModelConfig",
+        "DeviceParameters",
+        "Comm",
+    ),
     "ironloom.trainer": (
         "AbstractBaseTrainer",
         "AccelTrainer",
@@ -55,6 +62,7 @@ HOMES = {
         "TrainOutput",
         "Trainer",
     ),
+    "ironloom.trainer.dream": ("DreamTrainer",),
     "ironloom.callbacks": (
         "CallbackCollection",
         "CheckpointCallback",
@@ -70,10 +78,18 @@ HOMES = {
     ),
     "ironloom.models": ("Decoder", "build_decoder"),
     "ironloom.config.projects": ("from_project",),
+    "ironloom.parallel": ("DistributedEnvironment", "main_process_first"),
 }
 _HOME = {name: module for module, names in HOMES.items() for name in names}
 # Modules that only gather names.
-_GATHERING = ("ironloom", "ironloom.trainer", "ironloom.trainer.base_trainer", "ironloom.trainer_types", "ironloom.base_trainer")
+_GATHERING = (
+    "ironloom",
+    "ironloom.configs",
+    "ironloom.trainer",
+    "ironloom.trainer.base_trainer",
+    "ironloom.trainer_types",
+    "ironloom.base_trainer",
+)
 
 
 def resolve(module: str) -> str:

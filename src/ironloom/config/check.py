@@ -13,7 +13,6 @@ from ironloom.config import extras, static
 from ironloom.config.build import locate
 from ironloom.config.calculate import names
 from ironloom.config.graph import REQUIRED, Calc, Graph, Node, Path, Var, dotted, is_plain, target_parts, walk
-from ironloom.config.planned import PLANNED
 from ironloom.config.validate import as_path, in_order, settings_problems
 from ironloom.errors import Problem
 from ironloom.settings.base import Settings, field_names, nearest, unknown_key
@@ -66,9 +65,6 @@ def _node_problems(node: Node) -> Iterator[Problem]:
     try:
         signature = static.signature(node.target)
     except static.NotFoundError as error:
-        if node.target in PLANNED:
-            yield Problem(f"{node.target} is not available yet: {PLANNED[node.target]}", hint="train in one process: trainers/trainer.yaml")
-            return
         near = nearest(error.name, error.known)
         yield Problem(f"{error} (target {node.target!r})", hint=f"did you mean {near!r}?" if near else "")
         return

@@ -61,10 +61,11 @@ def explain(graph: Graph, key: str | None = None) -> list[Explanation]:
     chosen = [path for path in found if any(_is_below(as_path(name), wanted) for name in graph.keys.get(path, ()))]
     if key in graph.variables:
         chosen += [path for path in found if graph.origins.get(path) == graph.variables[key]]
+    wanted = _actual(graph.root, wanted)
     holder, rest = _reach(graph.root, wanted)
     if not rest:
         inside = [wanted] if is_leaf(holder) else [path for path, value in walk(holder, wanted) if _is_end(value)]
-        chosen += [_first_place(graph, path, first) for path in inside]
+        chosen = [*(_first_place(graph, path, first) for path in inside), *chosen]
     elif len(rest) == 1 and isinstance(holder, Node) and rest[0] in defaults(holder.target):
         step = Step(defaults(holder.target)[str(rest[0])], _default_of(holder))
         return [Explanation(dotted((*first[id(holder)], rest[0])), (), (step,))]
@@ -117,6 +118,20 @@ def _reach(root: Any, path: Path) -> tuple[Any, Path]:
             return value, path[depth:]
         value = inside[str(key)]
     return value, ()
+
+
+def _actual(root: Any, path: Path) -> Path:
+    """The path with the keys that there are: some hold dots themselves, as the names of modules do."""
+    value, found, rest = root, [], path
+    while rest:
+        inside = {str(name): (name, child) for name, child in children(value)}
+        end = next((end for end in range(1, len(rest) + 1) if dotted(rest[:end]) in inside), None)
+        if end is None:
+            return path
+        name, value = inside[dotted(rest[:end])]
+        found.append(name)
+        rest = rest[end:]
+    return tuple(found)
 
 
 def _first_place(graph: Graph, path: Path, first: dict[int, Path]) -> Path:

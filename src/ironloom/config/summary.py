@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ironloom.config.graph import Graph, Node, is_plain, walk
+from ironloom.config.processes import data_parallel
+from ironloom.settings.base import field_names
+from ironloom.settings.dream.world import world_size
 from ironloom.settings.model import ModelConfig, count_parameters
 from ironloom.settings.training import TrainingArguments
+
+_TRAINING = ("TrainingArguments", "PipelineTrainingArguments")
 
 
 def summary(graph: Graph) -> str:
@@ -15,14 +19,15 @@ def summary(graph: Graph) -> str:
     parts = []
     shape = _arguments(graph, "ironloom.settings:ModelConfig")
     data = _arguments(graph, "ironloom.data:PretrainData")
-    training = _arguments(graph, "ironloom.settings:TrainingArguments")
+    training = next((found for name in _TRAINING if (found := _arguments(graph, f"ironloom.settings:{name}")) is not None), None)
     if shape is not None and data is not None:
         size = _vocabulary(**{key: data[key] for key in ("tokenizer_type", "vocab_name_or_path", "vocab_size")})
         if size is not None:
             parts.append(f"{count_parameters(ModelConfig(**shape), size):,} parameters (vocabulary of {size:,})")
     if training is not None:
-        args = TrainingArguments(**training)
-        samples = args.per_device_train_batch_size * args.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+        known = field_names(TrainingArguments)
+        args = TrainingArguments(**{name: value for name, value in training.items() if name in known})
+        samples = args.per_device_train_batch_size * args.gradient_accumulation_steps * data_parallel(graph, world_size() or 1)
         if data is not None:
             parts.append(f"{samples * data['seq_length']:,} tokens per step")
         parts.append(f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs")

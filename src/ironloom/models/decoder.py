@@ -7,6 +7,7 @@ copy or ``to_empty`` can part the two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,8 @@ class Decoder(nn.Module):
 
     Attributes:
         config: The :class:`~ironloom.models.config.DecoderConfig` that ``config.json`` holds.
+        score: Logits from hidden states and the output matrix; a plain product, or what is put in its place, say by those who
+            divide the vocabulary among processes.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Decoder(nn.Module):
         super().__init__()
         padded = vocab_size if padded_vocab_size is None else padded_vocab_size
         self.config = DecoderConfig(config, vocab_size, padded, eos_token_id)
+        self.score: Callable[[Tensor, Tensor], Tensor] = F.linear
         self.vocab_size = vocab_size
         self.padded_vocab_size = padded
         self.eos_token_id = eos_token_id
@@ -149,7 +153,7 @@ class Decoder(nn.Module):
         weight = self.output_weight
         if self.padded_vocab_size != self.vocab_size:
             weight = weight[: self.vocab_size]
-        return CausalLMOutput(F.linear(x, weight))
+        return CausalLMOutput(self.score(x, weight))
 
     @property
     def output_weight(self) -> Tensor:

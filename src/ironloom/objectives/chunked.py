@@ -46,7 +46,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if logits.device.type == "cpu" and ((safe < 0) | (safe >= logits.shape[1])).any():
             raise IndexError(f"a target is outside the {logits.shape[1]} classes")
         losses = torch.empty(len(logits), device=logits.device)
-        for rows in _chunks(logits):
+        for rows in chunks(logits):
             losses[rows] = F.cross_entropy(logits[rows].float(), safe[rows], reduction="none")
         ctx.save_for_backward(logits, safe, counted)
         return losses.where(counted, 0.0).sum()
@@ -56,7 +56,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         logits, safe, counted = ctx.saved_tensors
         result = torch.empty_like(logits)
         scale = (counted * gradients[0])[:, None]
-        for rows in _chunks(logits):
+        for rows in chunks(logits):
             part = logits[rows].float().softmax(dim=1)
             part.scatter_add_(1, safe[rows, None], part.new_full((len(part), 1), -1.0))
             torch.mul(part, scale[rows], out=part)
@@ -68,6 +68,7 @@ def _chunk_elements(logits: torch.Tensor) -> int:
     return CPU_CHUNK if logits.device.type == "cpu" else DEVICE_CHUNK
 
 
-def _chunks(logits: torch.Tensor) -> list[slice]:
+def chunks(logits: torch.Tensor) -> list[slice]:
+    """The rows of ``[N, C]`` in runs that are small enough to be held in float32."""
     rows = max(1, _chunk_elements(logits) // logits.shape[1])
     return [slice(start, start + rows) for start in range(0, len(logits), rows)]

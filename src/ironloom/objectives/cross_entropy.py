@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class CrossEntropy(OutputObjective):
         keep_labels: The model's forward cannot be called without labels.
         aux_coefficient: Weight of the outputs' ``aux_loss``, a mean over the batch (the load balancing of
             mixtures of experts); it counts as much as the batch has targets.
+        nll_sum: ``f(logits [N, C], targets [N], ignore_index)``, the sum itself; another one where each process has some classes.
+        classes: Number of classes, where the logits that ``nll_sum`` gets are those of some; None: of all.
     """
 
     shift: bool = True
@@ -35,6 +38,8 @@ class CrossEntropy(OutputObjective):
     make_decoder_inputs: Any = None
     keep_labels: bool = False
     aux_coefficient: float = 0.0
+    nll_sum: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor] = cross_entropy_sum
+    classes: int | None = None
 
     def weight(self, batch: Batch) -> int:
         """Unmasked targets; samples where there are no labels."""
@@ -76,9 +81,9 @@ class CrossEntropy(OutputObjective):
         if targets.dtype is not torch.int64 and not targets.is_floating_point():
             targets = targets.long()
         try:
-            loss = cross_entropy_sum(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), IGNORE_INDEX)
+            loss = self.nll_sum(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), IGNORE_INDEX)
         except IndexError:
-            raise _outside(targets, logits.shape[-1]) from None
+            raise _outside(targets, self.classes or logits.shape[-1]) from None
         except (RuntimeError, ValueError) as error:
             raise _misfit(targets, logits) or error from error
         if self.aux_coefficient and getattr(outputs, "aux_loss", None) is not None:

@@ -14,7 +14,9 @@ from ironloom.parallel.gradients import broadcast_weights
 from ironloom.parallel.mesh import Place
 
 if TYPE_CHECKING:
-    from ironloom.parallel.context_apply import ContextParallel
+    from ironloom.parallel.context_apply import ContextParallel, Rotation
+    from ironloom.parallel.sequence import SequenceSlices
+    from ironloom.parallel.vocabulary import SplitVocabulary
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,14 @@ class Spread:
     Attributes:
         is_sharded: Whether weights are in parts. If not, every process holds all of them and sums the gradients itself.
         context: The model's part in a context parallel group, if there is one.
+        slices: Of sequences, if the processes that share layers divide what lies between these.
+        vocabulary: The columns of the logits, if these processes divide them.
     """
 
     is_sharded: bool
     context: ContextParallel | None = None
+    slices: SequenceSlices | None = None
+    vocabulary: SplitVocabulary | None = None
 
 
 def spread(
@@ -37,6 +43,12 @@ def spread(
     param_dtype: torch.dtype | None = None,
     offload: bool = False,
     compiler: dict[str, Any] | None = None,
+    *,
+    reduce_dtype: torch.dtype = torch.float32,
+    wrap: bool = False,
+    sequence_parallel: bool = False,
+    loss_parallel: bool = False,
+    rotation: Rotation = "allgather",
 ) -> Spread:
     """Spread a model over the processes, in place. All start from the weights of the first.
 
@@ -47,6 +59,11 @@ def spread(
         param_dtype: Type in which sharded weights are gathered; None for their own.
         offload: Whether sharded weights stay in host memory.
         compiler: Options of ``torch.compile``, by which each block is compiled; None: not at all.
+        reduce_dtype: Type in which the gradients of sharded weights are summed.
+        wrap: Whether to shard where each shard is the whole, too.
+        sequence_parallel: Whether the processes that share layers divide what lies between these by tokens.
+        loss_parallel: Whether they divide the logits by tokens of the vocabulary.
+        rotation: How the keys and values of a sequence go round among the processes that share it.
 
     Returns:
         What became of it.
@@ -56,24 +73,34 @@ def spread(
     """
     degrees = place.degrees
     if degrees.pp > 1:
-        raise ConfigError("pipeline_parallel_size above 1 needs the PipelineTrainer")
-    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1
-    if offload and not is_sharded:
-        raise ConfigError("offload_parameters needs sharded weights: set dp_shard")
+        raise ConfigError("pipeline_parallel_size above 1 needs a trainer that cuts models into stages: Trainer or PipelineTrainer")
+    is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or wrap or offload
     if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
     broadcast_weights(model, device)
+    slices = vocabulary = None
     if degrees.tp > 1:
         from ironloom.parallel.tensor import split_layers
 
-        plan = split_plan_of(model)
+        plan, shared = split_plan_of(model), place.axes("tp")
         model.to(device)
-        split_layers(model, plan, place.axes("tp"))
+        if sequence_parallel:
+            from ironloom.parallel.sequence import slice_sequences
+
+            slices = slice_sequences(model, plan, shared)
+        split_layers(model, plan, shared, slices)
+        if loss_parallel:
+            from ironloom.parallel.vocabulary import split_vocabulary
+
+            vocabulary = split_vocabulary(model, shared.get_group(), sums_later=sequence_parallel)
     context = None
     if degrees.cp > 1:
         from ironloom.parallel.context_apply import apply_context
 
-        context = apply_context(model, place.group("cp"))
+        context = apply_context(model, place.group("cp"), rotation=rotation)
+        if compiler is not None and rotation == "alltoall":
+            # Nothing of the way round can be compiled, and the compiler would look at each piece of it.
+            context.mix = torch.compiler.disable(context.mix)  # type: ignore[no-untyped-call]
     if compiler is not None:
         for block in blocks_of(model).values() or [model]:
             block.compile(**compiler)
@@ -81,7 +108,7 @@ def spread(
         from ironloom.parallel.shard import Sharding, shard
 
         # With split layers this is done for one shard too: then every weight is a DTensor, for one optimizer kernel.
-        shard(model, place.shards(), Sharding(param_dtype, offload))
+        shard(model, place.shards(), Sharding(param_dtype, reduce_dtype, offload))
     if not offload:
         model.to(device)
-    return Spread(is_sharded, context)
+    return Spread(is_sharded, context, slices, vocabulary)

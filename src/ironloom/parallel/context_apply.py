@@ -20,9 +20,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -35,10 +35,15 @@ from ironloom.objectives import Objective
 from ironloom.parallel.context import Layout, Order
 from ironloom.parallel.context_attention import attend_gathered
 from ironloom.parallel.context_batch import in_order, split_batch
+from ironloom.parallel.context_ring import attend_ring
 
 #: Families of transformers that are compared with one process by the tests. Others may mix tokens outside of their attention
 #: (convolutions, recurrences), or want masks that cannot be told from the arguments of the attention.
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+
+#: How keys and values reach the queries: all at once to every process, or one process's after the other's, in a ring.
+Rotation = Literal["allgather", "alltoall"]
+_WAYS: dict[Rotation, Callable[..., Tensor]] = {"allgather": attend_gathered, "alltoall": attend_ring}
 
 
 @dataclass
@@ -49,6 +54,7 @@ class ContextParallel:
         group: The processes that share each sequence.
         layout: Who of them holds what.
         model: The model. Its attention was replaced; its weights were not touched.
+        mix: Attends over the group; how keys and values go round is its choice.
         max_length: Positions that the model has learned, if it is not indifferent to the length.
         is_running: Whether attention is over the group now.
     """
@@ -56,6 +62,7 @@ class ContextParallel:
     group: dist.ProcessGroup
     layout: Layout
     model: nn.Module
+    mix: Callable[..., Tensor] = attend_gathered
     max_length: int | None = None
     is_running: bool = False
 
@@ -100,21 +107,23 @@ class ContextParallel:
         if not self.is_running:
             return attend(queries, keys, values, mask, dropout)
         heads = (queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-        return attend_gathered(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout)
+        return self.mix(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout)
 
 
-def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zigzag") -> ContextParallel:
+def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zigzag", rotation: Rotation = "allgather") -> ContextParallel:
     """Let a model's attention reach over the processes of a group.
 
     Args:
         model: The built-in decoder, or a causal language model of ``transformers`` of one of :data:`FAMILIES`. Not compiled yet.
         group: The processes that share each sequence.
         order: How sequences are cut; see :mod:`ironloom.parallel.context`.
+        rotation: How keys and values go round: ``allgather`` is one exchange and PyTorch's kernels, ``alltoall`` needs no memory for
+            the keys of the whole sequence.
 
     Raises:
         ConfigError: If the model is another one, or has layers whose attention is neither full nor a sliding window.
     """
-    context = ContextParallel(group, Layout(dist.get_world_size(group), dist.get_rank(group), order), model)
+    context = ContextParallel(group, Layout(dist.get_world_size(group), dist.get_rank(group), order), model, _WAYS[rotation])
     library = sys.modules.get("transformers")
     if isinstance(model, Decoder):
         positions = model.model.embed_positions
@@ -181,7 +190,7 @@ def _attention(
         )[0]
         return mixed, None
     options: dict[str, Any] = {"mask": attention_mask, "dropout": dropout, "scale": scaling, "window": sliding_window}
-    mixed = attend_gathered(query, key, value, layout=context.layout, group=context.group, **options)
+    mixed = context.mix(query, key, value, layout=context.layout, group=context.group, **options)
     return mixed.transpose(1, 2).contiguous(), None
 
 

@@ -19,6 +19,7 @@ import torch
 
 from ironloom.device import choose_device
 from ironloom.errors import ConfigError, RankError
+from ironloom.settings.dream.device import Comm
 
 #: Where the first process of a SLURM job listens unless ``MASTER_PORT`` says otherwise.
 DEFAULT_PORT = 29501
@@ -144,13 +145,23 @@ class DistributedEnvironment:
         """Whether this is the first process of its machine."""
         return self.local_rank == 0
 
-    def start(self) -> None:
-        """Meet the other processes. Does nothing where there is one process, or a process group already.
+    def heed(self, comm: Comm) -> None:
+        """Take what settings say of the process group; call it before :meth:`start`."""
+        if comm.backend is not None and (comm.backend != "nccl" or self.device_type == "cuda"):
+            self.backend = comm.backend
+        if (comm.init_timeout_seconds, comm.train_timeout_seconds) != (Comm.init_timeout_seconds, Comm.train_timeout_seconds):
+            self.timeout = float(max(comm.init_timeout_seconds, comm.train_timeout_seconds))
+
+    def start(self, alone: bool = False) -> None:
+        """Meet the other processes. Does nothing where there is a process group already, or one process.
+
+        Args:
+            alone: Whether one process is to have a group, too.
 
         Raises:
             RankError: If they do not come, or the first process cannot be reached.
         """
-        if self.world_size == 1:
+        if self.world_size == 1 and not alone:
             return
         import torch.distributed as dist
 
@@ -160,7 +171,9 @@ class DistributedEnvironment:
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index or 0)
         try:
-            if not self._uses_env:
+            if self.world_size == 1:
+                options["store"] = dist.HashStore()  # type: ignore[attr-defined]
+            elif not self._uses_env:
                 address = (self.master_addr, self.master_port)
                 options["store"] = dist.TCPStore(*address, self.world_size, self.rank == 0)  # type: ignore[attr-defined]
             dist.init_process_group(self.backend or dist.get_default_backend_for_device(self.device), **options)

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 BUCKET_BYTES = 25 * 2**20
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup, numbers: Sequence[float], device: torch.device) -> list[float]:
+def sum_gradients(
+    parameters: Sequence[nn.Parameter],
+    group: ProcessGroup,
+    numbers: Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> list[float]:
     """Sum every gradient over a group, in place; a process that has none adds nothing.
 
     A parameter that no process has a gradient of is left without one, as it would be with one process.
@@ -25,6 +31,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup, numbe
         group: The processes.
         numbers: Further numbers to be summed on the way.
         device: Where the group communicates.
+        dtype: Type in which gradients are summed; None for their own.
 
     Returns:
         The sums of ``numbers``.
@@ -38,7 +45,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup, numbe
     trained = [parameter for parameter, count in zip(parameters, totals[len(numbers) :], strict=True) if count]
     pending = []
     for bucket in _buckets(reversed(trained)):
-        flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in bucket])
+        flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in bucket]).to(dtype)
         pending.append((bucket, flat, dist.all_reduce(flat, group=group, async_op=True)))
     for bucket, flat, work in pending:
         work.wait()

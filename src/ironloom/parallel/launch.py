@@ -130,6 +130,14 @@ def start(command: Sequence[str], launch: Launch, logs: Path) -> int:
     Raises:
         RankError: If a rank failed; ``exit_code`` is that of the failure's kind.
     """
+    outcome = _look_after(command, launch, logs)
+    if isinstance(outcome, RankError):
+        raise outcome
+    return outcome
+
+
+def _look_after(command: Sequence[str], launch: Launch, logs: Path) -> int | RankError:
+    """The exit code, or the error; what holds the store has gone by then, and no trace of the error keeps it."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -170,7 +178,7 @@ def start(command: Sequence[str], launch: Launch, logs: Path) -> int:
     said = tail(logs, agent.verdict.ranks[0]) if agent.verdict is not None and "ended with exit code" in lines[0] else []
     for line in (*lines[1:], *said, f"the ranks' output: {logs}"):
         error.add_note(line)
-    raise error
+    return error
 
 
 def _rendezvous(launch: Launch) -> Any:

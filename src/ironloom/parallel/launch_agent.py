@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -89,7 +90,13 @@ class Agent(LocalElasticAgent):
         world = worker_group.workers[0].world_size
         self._observer = Observer(self._watched, world, self._outputs.token) if worker_group.group_rank == 0 else None
         self._failed_at, self.verdict, self.codes = None, None, {}
+        in_main = threading.current_thread() is threading.main_thread()
+        hangup = signal.getsignal(signal.SIGHUP)
         started: dict[int, Any] = super()._start_workers(worker_group)
+        if in_main:
+            # torchrun would end the ranks at once when a terminal is closed, under nohup too; left alone the launcher
+            # goes on, or is gone, which the ranks take for a wish to stop in order.
+            signal.signal(signal.SIGHUP, hangup)
         return started
 
     def _meet(self, group: WorkerGroup, store: Any) -> None:
@@ -106,7 +113,7 @@ class Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         for local, handler in self._handlers().items():
-            code = handler.proc.poll()
+            code = _exit_code(handler.proc)
             rank = worker_group.workers[local].global_rank
             if code is not None and rank not in self.codes:
                 self.codes[rank] = code
@@ -149,7 +156,7 @@ class Agent(LocalElasticAgent):
 
     def _may_stop(self, seconds: float) -> bool:
         """Whether the ranks that still run have had their time."""
-        if all(handler.proc.poll() is not None for handler in self._handlers().values()):
+        if all(_exit_code(handler.proc) is not None for handler in self._handlers().values()):
             return self.verdict is not None or seconds > _GRACE or any(code in _ORDERLY for code in self.codes.values())
         orderly = any(code in _ORDERLY for code in self.codes.values())
         return seconds > (_ORDERLY_GRACE if orderly else _GRACE if self.verdict is None else 1.0)
@@ -157,7 +164,7 @@ class Agent(LocalElasticAgent):
     def _kill(self) -> None:
         """End the ranks that are left: they wait for one that is no more, and would not hear a milder signal."""
         for handler in self._handlers().values():
-            if handler.proc.poll() is None:
+            if _exit_code(handler.proc) is None:
                 os.killpg(handler.proc.pid, signal.SIGKILL)
                 handler.proc.wait()
 
@@ -171,3 +178,16 @@ class Agent(LocalElasticAgent):
         if orderly and self.verdict is None:
             return orderly[0]
         return self.verdict.exit_code if self.verdict is not None else RankError.exit_code
+
+
+def _exit_code(process: Any) -> int | None:
+    """Exit code of a rank, None while it runs; what a failed one has started goes with it.
+
+    Before its end is taken note of its number cannot be that of another group of processes.
+    """
+    if process.returncode is None:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is not None and ended.si_status not in (0, *_ORDERLY):
+            os.killpg(process.pid, signal.SIGKILL)
+    code: int | None = process.poll()
+    return code

@@ -96,8 +96,8 @@ def _outcome(store: Any, what: str, world: int, end: float) -> dict[str, Any]:
     missing = [rank for rank in range(world) if rank not in told]
     if missing:
         names = ", ".join(map(str, missing[:_SHOWN])) + (" ..." if len(missing) > _SHOWN else "")
-        plural = "rank" if len(missing) == 1 else "ranks"
-        return {"missing": f"{plural} {names} of {world} did not start; look at the output of their machines", "problems": []}
+        who, whose = ("rank", "its machine") if len(missing) == 1 else ("ranks", "their machines")
+        return {"missing": f"{who} {names} of {world} did not start; look at the output of {whose}", "problems": []}
     return {"missing": "", "problems": _differences(told)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, Literal
 
 import torch
@@ -11,15 +12,15 @@ from torch import nn
 from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of
 
-Strategy = Literal["default", "optimized"]
+Strategy = Literal["full", "selective"]
 
 
-def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
+def recompute_blocks(model: nn.Module, strategy: Strategy = "full") -> None:
     """Keep only the inputs of each block of a model; the rest is computed again. The numbers do not change.
 
     Args:
         model: Not sharded yet. Its blocks are changed in place, their names are not.
-        strategy: ``default`` keeps nothing inside a block, ``optimized`` the results of matrix products and attention,
+        strategy: ``full`` keeps nothing inside a block, ``selective`` the results of matrix products and attention,
             which take longest to compute again.
 
     Raises:
@@ -31,7 +32,7 @@ def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
     if not blocks:
         raise ConfigError(f"{type(model).__name__} has no list of like blocks whose activations could be recomputed: leave the setting out")
     options: dict[str, Any] = {"use_reentrant": False}
-    if strategy == "optimized":
+    if strategy == "selective":
         options["context_fn"] = _keep_products
     for block in blocks.values():
         if "forward" not in vars(block):  # it is there if the model was prepared before
@@ -41,7 +42,16 @@ def recompute_blocks(model: nn.Module, strategy: Strategy = "default") -> None:
 def _forward(block: nn.Module, forward: Any, checkpoint: Any, options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(block, *args, **kwargs)
+    # A cache would be filled twice, and keep what is to be dropped. In training nobody reads it.
+    args = tuple(None if _is_cache(value) else value for value in args)
+    kwargs = {name: None if _is_cache(value) else value for name, value in kwargs.items()}
     return checkpoint(forward, block, *args, **options, **kwargs)
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether this is where a model of ``transformers`` keeps keys and values of earlier tokens."""
+    library = sys.modules.get("transformers")
+    return library is not None and isinstance(value, library.Cache)
 
 
 def _keep_products() -> Any:

@@ -19,11 +19,13 @@ class Sharding:
     """How weights are kept and sent.
 
     Attributes:
-        param_dtype: Type in which the weights of blocks are gathered; None for their own. Gradients are summed in float32.
+        param_dtype: Type in which the weights of blocks are gathered; None for their own.
+        reduce_dtype: Type in which gradients are summed.
         offload: Whether the parts are kept in host memory between their uses.
     """
 
     param_dtype: torch.dtype | None = None
+    reduce_dtype: torch.dtype = torch.float32
     offload: bool = False
 
 
@@ -39,7 +41,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, sharding: Sharding) -> None:
     """
     offload: OffloadPolicy = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if sharding.offload else OffloadPolicy()
     # Inputs are left alone: what is computed in half precision is autocast's choice, as with one process.
-    common: dict[str, Any] = {"reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    common: dict[str, Any] = {"reduce_dtype": sharding.reduce_dtype, "cast_forward_inputs": False}
     options: dict[str, Any] = {"mesh": mesh, "offload_policy": offload}
     # A view among the outputs may not be changed in place. Nothing here does that.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)

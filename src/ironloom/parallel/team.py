@@ -68,6 +68,11 @@ class Ranks(Team):
         super().__init__(place, device)
         self._data: ProcessGroup = place.group("dp_replicate", "dp_shard")
 
+    @property
+    def is_alone(self) -> bool:
+        """Never: where there is one process, its model was asked to be wrapped as those of several are."""
+        return False
+
     @functools.cached_property
     def peers(self) -> Peers:
         """As in :class:`Team`."""
@@ -138,12 +143,17 @@ def _sendable(error: Exception) -> Exception:
 def make_team(environment: DistributedEnvironment, parameters: DeviceParameters | None) -> Team:
     """Meet the other processes, if there are any, and lay out the mesh.
 
+    One process whose model is to be wrapped as those of several are has a mesh too.
+
     Raises:
         ConfigError: If the degrees do not fit the number of processes.
     """
+    if parameters is not None:
+        environment.heed(parameters.comm)
     degrees = degrees_of(parameters, environment.world_size)
-    if environment.world_size == 1:
+    is_wrapped = parameters is not None and (parameters.force_fsdp or parameters.force_ddp or parameters.offload_parameters)
+    if environment.world_size == 1 and not is_wrapped:
         return Team(Place(), environment.device)
-    environment.start()
+    environment.start(alone=True)
     mesh = make_mesh(degrees, environment.device_type)
     return Ranks(Place(environment.rank, environment.world_size, degrees, mesh), environment.device)

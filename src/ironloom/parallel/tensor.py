@@ -1,54 +1,115 @@
 """Tensor parallelism: the heads and hidden units of every block divided among processes (Shoeybi et al. 2019, arXiv:1909.08053).
 
-Embeddings, norms and the output layer are whole in every process. Between the split layers activations are plain tensors.
+Embeddings, norms and the output layer are whole in every process. Between the split layers activations are plain tensors, whole
+in every process or, with :mod:`ironloom.parallel.sequence`, slices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from torch.distributed.tensor.placement_types import _StridedShard
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from ironloom.errors import ConfigError
 from ironloom.models.plan import SplitPlan, blocks_of, check_split
 
+if TYPE_CHECKING:
+    from ironloom.parallel.sequence import SequenceSlices
 
-def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh) -> None:
+
+def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh, slices: SequenceSlices | None = None) -> None:
     """Split the blocks of a model, in place.
+
+    Args:
+        model: Whole, on its device.
+        plan: Which layers can be split.
+        mesh: The processes that share each layer.
+        slices: Of the sequences, if what lies between the layers is divided as well.
 
     Raises:
         ConfigError: If the model's heads or hidden units cannot be divided so.
     """
     check_split(plan, mesh.size())
+    for path, module in _layers(model, plan):
+        if type(module) is not nn.Linear and type(module).__name__ != "Conv1D":
+            raise ConfigError(
+                f"{path} is a {type(module).__name__}, and only plain linear layers can be split over processes: set tensor_parallel_size "
+                "to 1 and share the weights with dp_shard instead"
+            )
     for block in blocks_of(model).values():
         styles: dict[str, ParallelStyle] = {}
         for path in plan.columns:
-            styles[path] = _ColumnsOfConv() if _is_conv(block.get_submodule(path)) else ColwiseParallel()
+            styles[path] = _columns(block.get_submodule(path), slices)
         for path in plan.rows:
-            styles[path] = _RowsOfConv() if _is_conv(block.get_submodule(path)) else RowwiseParallel()
+            styles[path] = _rows(block.get_submodule(path), slices)
         for path, parts in plan.packed.items():
-            styles[path] = _ColumnsOfConv(parts)
+            styles[path] = _ColumnsOfConv(slices, parts)
         parallelize_module(block, mesh, styles)
         for path, name in plan.divided:
             module = block.get_submodule(path)
             setattr(module, name, getattr(module, name) // mesh.size())
 
 
-def _is_conv(module: nn.Module) -> bool:
-    """Whether this is transformers' ``Conv1D``: a linear layer whose weight is ``[in, out]``."""
-    return not isinstance(module, nn.Linear)
+def _layers(model: nn.Module, plan: SplitPlan) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a model that a plan splits, by path."""
+    for path, block in blocks_of(model).items():
+        for inner in (*plan.columns, *plan.rows, *plan.packed):
+            yield f"{path}.{inner}", block.get_submodule(inner)
+
+
+def _columns(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
+    if not isinstance(module, nn.Linear):
+        return _ColumnsOfConv(slices)
+    return ColwiseParallel() if slices is None else _ColumnsOfWhole()
+
+
+def _rows(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
+    if not isinstance(module, nn.Linear):
+        return _RowsOfConv(slices)
+    return RowwiseParallel() if slices is None else _RowsToSlices(slices)
+
+
+class _ColumnsOfWhole(ParallelStyle):
+    """``nn.Linear`` whose outputs are divided; who gathered its input sums the gradients of it."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        for name, parameter in module.named_parameters():
+            _distribute(module, name, device_mesh, Shard(0), parameter)
+        module.forward = partial(_whole_column_forward, module)
+        return module
+
+
+class _RowsToSlices(ParallelStyle):
+    """``nn.Linear`` whose inputs are divided; the outputs are summed into slices of the sequence, to which the bias is added."""
+
+    def __init__(self, slices: SequenceSlices):
+        super().__init__()
+        self.slices = slices
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        for name, parameter in module.named_parameters():
+            _distribute(module, name, device_mesh, Replicate() if name == "bias" else Shard(1), parameter)
+        module.forward = partial(_row_to_slices, module, self.slices)
+        return module
 
 
 class _ColumnsOfConv(ParallelStyle):
-    """``Conv1D`` whose outputs are divided; with ``parts`` > 1 each of that many matrices side by side is."""
+    """transformers' ``Conv1D``, a linear layer whose weight is ``[in, out]``, whose outputs are divided.
 
-    def __init__(self, parts: int = 1):
+    With ``parts`` > 1 each of that many matrices side by side is.
+    """
+
+    def __init__(self, slices: SequenceSlices | None, parts: int = 1):
         super().__init__()
+        self.slices = slices
         self.parts = parts
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
@@ -58,25 +119,28 @@ class _ColumnsOfConv(ParallelStyle):
         spread = DTensor.from_local(mine, device_mesh, [placement], run_check=False, shape=weight.shape, stride=weight.stride())
         module.weight = nn.Parameter(spread, requires_grad=weight.requires_grad)
         # Whole in every process: a packed vector that is sharded once more cannot be put together again.
-        _replicate(module, "bias", device_mesh)
-        module.forward = partial(_column_forward, module, device_mesh, self.parts)
+        _distribute(module, "bias", device_mesh, Replicate(), module.bias)
+        module.forward = partial(_column_forward, module, device_mesh, self.parts, self.slices)
         return module
 
 
 class _RowsOfConv(ParallelStyle):
     """``Conv1D`` whose inputs are divided; the outputs are summed, and the bias is added once."""
 
+    def __init__(self, slices: SequenceSlices | None):
+        super().__init__()
+        self.slices = slices
+
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        weight: Any = module.weight
-        module.weight = nn.Parameter(distribute_tensor(weight.detach(), device_mesh, [Shard(0)]), requires_grad=weight.requires_grad)
-        _replicate(module, "bias", device_mesh)
-        module.forward = partial(_row_forward, module, device_mesh)
+        _distribute(module, "weight", device_mesh, Shard(0), module.weight)
+        _distribute(module, "bias", device_mesh, Replicate(), module.bias)
+        module.forward = partial(_row_forward, module, device_mesh) if self.slices is None else partial(_row_to_slices, module, self.slices)
         return module
 
 
-def _replicate(module: Any, name: str, mesh: DeviceMesh) -> None:
-    whole = getattr(module, name)
-    setattr(module, name, nn.Parameter(distribute_tensor(whole.detach(), mesh, [Replicate()]), requires_grad=whole.requires_grad))
+def _distribute(module: Any, name: str, mesh: DeviceMesh, placement: Placement, whole: Any) -> None:
+    spread = distribute_tensor(whole.detach(), mesh, [placement])
+    setattr(module, name, nn.Parameter(spread, requires_grad=whole.requires_grad))
 
 
 def _my_columns(whole: Tensor, mesh: DeviceMesh, parts: int) -> Tensor:
@@ -84,11 +148,12 @@ def _my_columns(whole: Tensor, mesh: DeviceMesh, parts: int) -> Tensor:
     return torch.cat([part.chunk(mesh.size(), -1)[mesh.get_local_rank()] for part in whole.chunk(parts, -1)], -1)
 
 
-def _column_forward(module: Any, mesh: DeviceMesh, parts: int, x: Tensor) -> Tensor:
+def _column_forward(module: Any, mesh: DeviceMesh, parts: int, slices: SequenceSlices | None, x: Tensor) -> Tensor:
     # In the backward pass each process has a term of the sums that are the gradients of input and bias.
-    mine = DTensor.from_local(x, mesh, [Replicate()], run_check=False).to_local(grad_placements=[Partial()])
+    if slices is None:
+        x = DTensor.from_local(x, mesh, [Replicate()], run_check=False).to_local(grad_placements=[Partial()])
     bias = module.bias.to_local(grad_placements=[Partial()])
-    mixed: Tensor = torch.matmul(mine, module.weight.to_local()) + _my_columns(bias, mesh, parts)
+    mixed: Tensor = torch.matmul(x, module.weight.to_local()) + _my_columns(bias, mesh, parts)
     return mixed
 
 
@@ -97,3 +162,15 @@ def _row_forward(module: Any, mesh: DeviceMesh, x: Tensor) -> Tensor:
     summed = DTensor.from_local(term, mesh, [Partial()], run_check=False).redistribute(placements=[Replicate()])
     mixed: Tensor = summed.to_local() + module.bias.to_local()
     return mixed
+
+
+def _whole_column_forward(module: Any, x: Tensor) -> Tensor:
+    return F.linear(x, module.weight.to_local(), None if module.bias is None else module.bias.to_local())
+
+
+def _row_to_slices(module: Any, slices: SequenceSlices, x: Tensor) -> Tensor:
+    weight = module.weight.to_local()
+    term = F.linear(x, weight) if isinstance(module, nn.Linear) else torch.matmul(x, weight)
+    summed = slices.summed_part(term)
+    # Each process adds the bias to its slice, and has that slice's term of its gradient.
+    return summed if module.bias is None else summed + module.bias.to_local(grad_placements=[Partial()])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import sys
 import threading
@@ -17,7 +16,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ironloom.errors import IronloomError, RankError
+from ironloom.errors import RankError
+from ironloom.parallel.watch_errors import code_of, is_of_others, text_of
 from ironloom.parallel.watch_lines import caller, line_of_error, standing_at
 from ironloom.parallel.watch_memory import Memory, memory_file
 from ironloom.parallel.watch_observe import Observer
@@ -28,13 +28,6 @@ INTERVAL = 0.5
 LIMIT = 600.0
 # Distinct kinds of steps (by their phases) that are remembered.
 _KINDS = 32
-# Lines of an error that are told.
-_LINES = 10
-# Errors that a rank gets because another one failed.
-_OF_OTHERS = re.compile(
-    r"gloo|nccl|connection (was )?(closed|reset|refused)|connectFullMesh|broken pipe|socket (error|timeout)|ProcessGroup|TCPStore",
-    re.IGNORECASE,
-)
 
 
 class Watch:
@@ -68,7 +61,7 @@ class Watch:
         self._began = self._began_before = time.time_ns()
         self._beats = 0
         self._main = threading.main_thread().ident or 0
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="ironloom-watch", daemon=True)
 
     def phase(self, name: str, step: int, patience: float | None = None) -> None:
@@ -100,6 +93,8 @@ class Watch:
                     known[1:] = [self._step, caller(3)]
             elif len(self._kinds) < _KINDS:
                 self._kinds[kind] = [1, self._step, caller(3)]
+                if len(self._kinds) > 1:
+                    self._wake.set()  # told at once: if no other rank does so, this one may not live for long
         self._names.clear()
         self._step = step
         self._began_before, self._began = self._began, time.time_ns()
@@ -116,7 +111,15 @@ class Watch:
             return
         of_others = is_of_others(error)
         self._put(
-            "fault", {"of_others": of_others, "text": _text(error), "line": line_of_error(error), "code": _code(error), **self.place()}
+            "fault",
+            {
+                "of_others": of_others,
+                "names": isinstance(error, RankError) and not of_others,
+                "text": text_of(error),
+                "line": line_of_error(error),
+                "code": code_of(error),
+                **self.place(),
+            },
         )
         if not of_others:
             self._leave("failed")
@@ -132,6 +135,7 @@ class Watch:
 
     def _leave(self, how: str) -> None:
         self._stop.set()
+        self._wake.set()
         self._thread.join(2 * self._interval + 2)
         self._publish()
         self._put("end", {"how": how, **self.place()})
@@ -151,7 +155,7 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(self._interval):
+            while not self._stops():
                 self._publish()
                 if self._observer is not None:
                     verdict = self._observer.look()
@@ -161,8 +165,25 @@ class Watch:
                     self._give_up()
         except RuntimeError as error:
             if self._observes and not self._stop.is_set():
-                print(f"error: rank {self.rank} lost the store that rank 0 holds: {_text(error)}", file=sys.stderr, flush=True)
+                print(f"error: rank {self.rank} lost the store that rank 0 holds: {text_of(error)}", file=sys.stderr, flush=True)
                 self._give_up()
+            self._outlive()
+
+    def _outlive(self) -> None:
+        """The launcher has gone: end this process, which nobody looks after any more, when it makes no progress towards its own end."""
+        count, since = self._count, time.monotonic()
+        while not self._stop.wait(self._interval):
+            if count != self._count:
+                count, since = self._count, time.monotonic()
+            elif time.monotonic() - since > self._patience:
+                print(f"error: rank {self.rank} has lost its launcher and is stuck", file=sys.stderr, flush=True)
+                os._exit(RankError.exit_code)
+
+    def _stops(self) -> bool:
+        """Wait for the next sign of life; whether there is to be none."""
+        self._wake.wait(self._interval)
+        self._wake.clear()
+        return self._stop.is_set()
 
     def _give_up(self) -> None:
         """End a process whose main thread may wait for ever; it gets a moment to end in its own way."""
@@ -204,25 +225,3 @@ class Watch:
 
     def _put(self, what: str, value: Mapping[str, Any]) -> None:
         self._store.set(f"{what}/{self.rank}", json.dumps(value))
-
-
-def is_of_others(error: BaseException) -> bool:
-    """Whether a rank got this error because another one failed or left."""
-    from torch.distributed import DistError
-
-    if isinstance(error, IronloomError):
-        return False
-    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and _OF_OTHERS.search(str(error)) is not None)
-
-
-def _text(error: BaseException) -> str:
-    """What went wrong: all lines of an error that is made for users, the first one of another."""
-    if isinstance(error, IronloomError):
-        return "\n".join([*str(error).splitlines(), *getattr(error, "__notes__", ())][:_LINES])
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:300]}"
-
-
-def _code(error: BaseException) -> int:
-    """The exit code that the error stands for."""
-    return error.exit_code if isinstance(error, IronloomError) and error.exit_code > 1 else RankError.exit_code

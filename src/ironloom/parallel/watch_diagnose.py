@@ -1,15 +1,14 @@
-"""From what the ranks tell to the one that caused a failure, and the report. Pure: no clock, no process, no store."""
+"""From what the ranks tell to the one that caused a failure. Pure: no clock, no process, no store."""
 
 from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from ironloom.errors import RankError
-from ironloom.parallel.watch_lines import source
+from ironloom.errors import ConfigError, RankError
+from ironloom.parallel.watch_report import Case, Seen, report
 
 #: Seconds without a sign of life after which a process counts as silent, where there is an alarm anyway.
 SILENT = 2.0
@@ -17,52 +16,11 @@ SILENT = 2.0
 _ORDERLY = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 # Seconds for a cause to show up before ranks that failed through others are looked at for themselves.
 _PATIENCE_WITH_VICTIMS = 2.5
+# Seconds for all ranks to meet the same mistake.
+_PATIENCE_WITH_MISTAKES = 2.0
 _SHOWN = 4
 # Exit codes of mistakes that are not a rank's.
 _KNOWN = (2, 3, 4)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of a rank.
-
-    Attributes:
-        rank: Its number.
-        beat: Its last sign of life; empty before the first.
-        fault: The exception that it left with.
-        end: How it ended: ``done``, ``stopped``, ``failed``; None while it runs.
-        exit: Its exit code, negative for a signal; None if it runs or nobody knows.
-        quiet: Seconds since its last sign of life.
-        still: Seconds since it last did something new.
-    """
-
-    rank: int
-    beat: Mapping[str, Any]
-    fault: Mapping[str, Any] | None = None
-    end: str | None = None
-    exit: int | None = None
-    quiet: float = 0.0
-    still: float = 0.0
-
-    @property
-    def runs(self) -> bool:
-        """Whether it takes part, as far as is known."""
-        return self.end is None and self.exit is None and bool(self.beat)
-
-    def where(self) -> str:
-        """Step and phase."""
-        place = self.fault or self.beat
-        if not place:
-            return "before training began"
-        return f"in step {place['step']}, phase {place['phase']}" if place["step"] >= 0 else f"in phase {place['phase']}"
-
-    def line(self) -> str:
-        """Where it stood in the source."""
-        return str((self.fault or {}).get("line") or self.beat.get("line", ""))
-
-    def name(self) -> str:
-        """Rank, host and process."""
-        return f"rank {self.rank} ({self.beat['host']}, process {self.beat['pid']})" if self.beat else f"rank {self.rank}"
 
 
 @dataclass(frozen=True)
@@ -86,52 +44,49 @@ class Verdict:
         return "\n".join((f"error: {self.lines[0]}", *(f"  {line}" for line in self.lines[1:])))
 
 
-@dataclass
-class _Case:
-    """A suspicion: the culprits, what each of them did, and what to do."""
-
-    culprits: list[Seen]
-    what: Callable[[Seen], str]
-    advice: str
-    settle: float = 0.5
-    lines: Mapping[int, str] = field(default_factory=dict)
-    exit_code: int = RankError.exit_code
-
-
 def judge(seen: Sequence[Seen]) -> Verdict | None:
     """The verdict on what the ranks tell; None while there is no failure."""
     for look in (_killed, _raised, _died, _left_out, _stuck):
         case = look(seen)
         if case is not None:
-            return Verdict(tuple(one.rank for one in case.culprits), tuple(_report(case, seen)), case.exit_code, case.settle)
+            return Verdict(tuple(one.rank for one in case.culprits), tuple(report(case, seen)), case.exit_code, case.settle)
     return None
 
 
-def _killed(seen: Sequence[Seen]) -> _Case | None:
+def _killed(seen: Sequence[Seen]) -> Case | None:
     """Ranks that a signal ended, without a word."""
     killed = [one for one in seen if one.exit is not None and one.exit < 0 and one.fault is None]
     if not killed:
         return None
-    advice = "a process is often killed because memory ran out: look at the system's log (dmesg) of that machine"
-    return _Case(killed, lambda one: f"was killed by {signal.Signals(-(one.exit or 0)).name} {one.where()}", advice)
+    if all(one.exit == -signal.SIGABRT for one in killed):
+        # Gloo aborts a process whose collective does not fit that of the others; what it did before is the cause.
+        odd = _left_out(seen)
+        if odd is not None:
+            return odd
+        advice = "a library has ended it: look at the end of its output"
+    else:
+        advice = "a process is often killed because memory ran out: look at the system's log (dmesg) of that machine"
+    return Case(killed, lambda one: f"was killed by {signal.Signals(-(one.exit or 0)).name} {one.where()}", advice)
 
 
-def _raised(seen: Sequence[Seen]) -> _Case | None:
+def _raised(seen: Sequence[Seen]) -> Case | None:
     """Ranks that left with an error of their own."""
     own = [one for one in seen if one.fault is not None and not one.fault["of_others"]]
     if not own:
         return None
     code = _common([int(one.fault["code"]) for one in own if one.fault is not None])
-    return _Case(own, lambda one: f"failed {one.where()}: {(one.fault or {})['text']}", "", exit_code=code)
+    # A mistake of the user is met by every rank, a little sooner or later, and is told once when all have said it.
+    settle = _PATIENCE_WITH_MISTAKES if code == ConfigError.exit_code and len(own) < len(seen) else 0.5
+    return Case(own, lambda one: f"failed {one.where()}: {(one.fault or {})['text']}", "", settle, exit_code=code)
 
 
-def _died(seen: Sequence[Seen]) -> _Case | None:
+def _died(seen: Sequence[Seen]) -> Case | None:
     """Ranks whose process ended with an exit code that says failure, and without a word here: before there was a watch, or past it."""
     dead = [one for one in seen if one.exit is not None and one.exit not in _ORDERLY and one.fault is None]
     if not dead:
         return None
     code = _common([one.exit or 0 for one in dead])
-    return _Case(
+    return Case(
         dead, lambda one: f"ended with exit code {one.exit} {one.where()}", "", exit_code=code if code in _KNOWN else RankError.exit_code
     )
 
@@ -140,7 +95,7 @@ def _common(codes: Sequence[int]) -> int:
     return codes[0] if len(set(codes)) == 1 else RankError.exit_code
 
 
-def _left_out(seen: Sequence[Seen]) -> _Case | None:
+def _left_out(seen: Sequence[Seen]) -> Case | None:
     """Ranks that went through a step as no other rank did, although the others are past it."""
     odd = {}
     for one in seen:
@@ -161,7 +116,7 @@ def _is_past(other: Seen, step: int) -> bool:
     return bool(other.beat["told"] > step)
 
 
-def _left_out_case(culprits: list[Seen], odd: Mapping[int, tuple[str, int, str]]) -> _Case:
+def _left_out_case(culprits: list[Seen], odd: Mapping[int, tuple[str, int, str]]) -> Case:
     def what(one: Seen) -> str:
         kind, step, _ = odd[one.rank]
         names, _, jump = kind.partition(",+")
@@ -170,10 +125,10 @@ def _left_out_case(culprits: list[Seen], odd: Mapping[int, tuple[str, int, str]]
         return f"left out a part of step {step}: it went through the phases {names.replace(',', ', ') or 'none'} only"
 
     lines = {rank: line for rank, (_, _, line) in odd.items()}
-    return _Case(culprits, what, "all ranks must take every step: look for a decision that only this rank makes", lines=lines)
+    return Case(culprits, what, "all ranks must take every step: look for a decision that only this rank makes", lines=lines)
 
 
-def _stuck(seen: Sequence[Seen]) -> _Case | None:
+def _stuck(seen: Sequence[Seen]) -> Case | None:
     """Nothing moves any more, or ranks failed through others and none says why."""
     running = [one for one in seen if one.runs]
     late = [one for one in running if one.still > one.beat["patience"]]
@@ -184,11 +139,11 @@ def _stuck(seen: Sequence[Seen]) -> _Case | None:
     silent = [one for one in running if one.quiet > SILENT]
     if silent:
         advice = "the process is stopped, or its machine is down or hangs"
-        return _Case(silent, lambda one: f"does not answer since {one.quiet:.0f} s; last seen {one.where()}", advice, settle)
+        return Case(silent, lambda one: f"has not answered for {one.quiet:.0f} s; last seen {one.where()}", advice, settle)
     involved = [one for one in seen if one.beat and one.end not in ("done", "stopped")]
     gone = [one for one in seen if one.end in ("done", "stopped") or one.exit in _ORDERLY]
     if late and gone:
-        return _Case(
+        return Case(
             gone, lambda one: f"has ended {one.where()}, others still wait for it", "all ranks must take the same number of steps", settle
         )
     unusual = _unusual(involved)
@@ -198,7 +153,7 @@ def _stuck(seen: Sequence[Seen]) -> _Case | None:
     behind = [one for one in outside if one.beat["count"] == min(other.beat["count"] for other in outside)]
     if outside and (len(outside) < len(involved) or len(behind) < len(involved)):
         advice = "this phase takes too long: look at the line, or raise the limit"
-        return _Case(behind, lambda one: f"is stuck since {one.still:.0f} s {one.where()}", advice, settle)
+        return Case(behind, lambda one: f"has been stuck for {one.still:.0f} s {one.where()}", advice, settle)
     return _disagree(involved, settle)
 
 
@@ -216,7 +171,7 @@ def _kind_with_less(one: Seen, involved: Iterable[Seen]) -> tuple[str, int, str]
     return "", 0, ""
 
 
-def _disagree(involved: Sequence[Seen], settle: float) -> _Case:
+def _disagree(involved: Sequence[Seen], settle: float) -> Case:
     """All wait for each other: their collectives differ. To blame is who does other than in the step before, then who is alone."""
     now = {one.rank: _collectives(one)[1] for one in involved}
     strays = [one for one in involved if _strays(*_collectives(one))]
@@ -234,7 +189,7 @@ def _disagree(involved: Sequence[Seen], settle: float) -> _Case:
             f"; its last ones in this step: {done}" if done else ""
         )
 
-    return _Case(culprits, what, "all ranks must call the same collectives in the same order", settle)
+    return Case(culprits, what, "all ranks must call the same collectives in the same order", settle)
 
 
 def _collectives(one: Seen) -> tuple[list[str], list[str]]:
@@ -245,29 +200,3 @@ def _collectives(one: Seen) -> tuple[list[str], list[str]]:
 def _strays(before: list[str], now: list[str]) -> bool:
     """Whether a step does other than the one before it, as far as it has come."""
     return bool(before) and now != before[: len(now)]
-
-
-def _report(case: _Case, seen: Sequence[Seen]) -> Iterable[str]:
-    """At most 25 lines: the culprits, then a few of the others, then what to do."""
-    texts = {(one.fault or {}).get("text", "") for one in case.culprits}
-    if len(case.culprits) == len(seen) > 1 and len(texts) == 1 and texts != {""}:
-        yield from texts.pop().splitlines()  # all met the same: it is nobody's in particular
-        return
-    for one in case.culprits[:_SHOWN]:
-        yield from f"{one.name()} {case.what(one)}".splitlines()
-        line = case.lines.get(one.rank) or one.line()
-        if line:
-            yield f"  at {line}"
-            text = source(line)
-            if text:
-                yield f"     {text}"
-    if len(case.culprits) > _SHOWN:
-        yield f"and {len(case.culprits) - _SHOWN} more ranks: " + ", ".join(str(one.rank) for one in case.culprits[_SHOWN:][:16])
-    others = [one for one in seen if one not in case.culprits]
-    for one in others[:_SHOWN]:
-        line = one.line()
-        yield f"not the cause: rank {one.rank} {one.where()}" + (f", at {line}" if line else "")
-    if len(others) > _SHOWN:
-        yield f"nor {len(others) - _SHOWN} more ranks"
-    if case.advice:
-        yield case.advice

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ironloom.parallel.watch_diagnose import Seen, Verdict, judge
+from ironloom.parallel.watch_diagnose import Verdict, judge
 from ironloom.parallel.watch_memory import memory_file, read
+from ironloom.parallel.watch_report import Seen
 
 #: Seconds between two looks.
 PERIOD = 0.25

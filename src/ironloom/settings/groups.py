@@ -6,6 +6,7 @@ set to anything else.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -40,9 +41,6 @@ Rate = Annotated[FiniteFloat, Ge(0)]
 Unit = Annotated[FiniteFloat, Ge(0), Lt(1)]
 Cadence = Literal["log", "checkpoint"]
 
-DISTRIBUTED = "it comes with distributed training"
-MEMORY = "it comes with activation checkpointing"
-
 
 @dataclass
 class TrainerGroup(Settings):
@@ -53,8 +51,8 @@ class TrainerGroup(Settings):
     micro_batch_size: Count | None = setting(2, "Sequences of one forward pass on each device; null: derived.")
     train_batch_size: Count | None = setting(None, "Sequences of one optimizer step on all devices; null: derived.")
     gradient_accumulation_steps: Count | None = setting(None, "Forward passes of one optimizer step on each device; null: derived.")
-    tensor_model_parallel_size: Count = setting(1, "Devices that share each layer.", planned=DISTRIBUTED)
-    pipeline_model_parallel_size: Count = setting(1, "Stages that the layers are cut into.", planned=DISTRIBUTED)
+    tensor_model_parallel_size: Count = setting(1, "Processes that share each layer.")
+    pipeline_model_parallel_size: Count = setting(1, "Processes that the layers are spread over, in stages.")
     save_checkpoint_steps: Count = setting(1000, "Optimizer steps between two checkpoints.")
     log_interval: Count = setting(20, "Optimizer steps between two log records.")
     grad_norm_log_interval: Cadence | None = setting(None, "Log the gradient norm with each log record or checkpoint.")
@@ -74,11 +72,18 @@ class OperationGroup(Settings):
     eval_interval: Count = setting(100, "Optimizer steps between two evaluations, with trainer.do_eval.")
     eval_samples: Count = setting(100, "Sequences of one evaluation.")
     test_samples: Count = setting(100, "Sequences of the test set.")
-    activation_recompute: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
-    recompute_strategy: Literal["default", "optimized"] = setting("default", "What to recompute.", planned=MEMORY)
+    activation_recompute: bool = setting(False, "Recompute activations in the backward pass, which takes time and saves memory.")
+    recompute_strategy: Literal["default", "optimized"] = setting(
+        "default", "default: all of each layer; optimized: what is cheap to compute beside its matrix products."
+    )
     no_save: bool = setting(False, "Save no checkpoints.")
-    save_dist_ckpt: bool = setting(False, "Each rank saves its own part.", planned=DISTRIBUTED)
+    save_dist_ckpt: bool = setting(False, "Each of several processes writes its part of a checkpoint, not the first one all.")
     exit_interval: Count | None = setting(None, "Save and stop when the step number is a multiple of this.")
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        if self.recompute_strategy != "default" and not self.activation_recompute:
+            yield Problem("has no effect without activation_recompute", path="recompute_strategy", hint="set activation_recompute: true")
 
 
 @dataclass
@@ -113,7 +118,13 @@ class InitGroup(Settings):
     seed: Size = setting(1337, "Seed of everything random.")
     init_std: Rate = setting(0.006, "Standard deviation of initial weights.")
     xavier_init: bool = setting(False, "Scale initial weights by their width instead (Glorot and Bengio, 2010).")
-    data_parallel_random_init: bool = setting(False, "Different weights on each replica.", planned=DISTRIBUTED)
+    data_parallel_random_init: bool = setting(False, "Different weights on each replica: refused, as replicas are copies of one model.")
+
+    def problems(self) -> Iterable[Problem]:
+        """What is never right."""
+        if self.data_parallel_random_init:
+            message = "replicas start equal, whatever their number: their gradients are summed as those of one model"
+            yield Problem(message, path="data_parallel_random_init", hint="leave the key out")
 
 
 @dataclass
@@ -123,13 +134,27 @@ class ParallelGroup(Settings):
     rank: Annotated[int, Ge(-1)] = setting(-1, "Number of this process; -1: from the environment.")
     local_rank: Size = setting(0, "Number of this process on its machine; from the environment.")
     world_size: Count = setting(1, "Number of processes; from the environment.")
-    dist_backend: Literal["nccl", "gloo"] = setting("nccl", "How processes talk.", planned=DISTRIBUTED)
-    timeout_minute: Annotated[FiniteFloat, Gt(0)] = setting(10.0, "Patience with a silent rank.", planned=DISTRIBUTED)
-    use_fsdp: bool = setting(False, "Shard weights, gradients and optimizer.", planned=DISTRIBUTED)
-    fsdp_offload_params: bool = setting(False, "Keep shards in host memory.", planned=DISTRIBUTED)
-    fsdp_mixed_precision: Literal["mixed", "fp16", "bf16", "fp32"] = setting("mixed", "Precision.", planned=DISTRIBUTED)
-    fsdp_sharding_strategy: Literal["full", "hybrid", "no_shard"] = setting("full", "What to shard.", planned=DISTRIBUTED)
-    fsdp_state_dict_type: Literal["full", "local", "sharded"] = setting("full", "What to save.", planned=DISTRIBUTED)
+    dist_backend: Literal["nccl", "gloo"] = setting("nccl", "How processes talk; nccl means gloo where there is no CUDA.")
+    timeout_minute: Annotated[FiniteFloat, Gt(0)] = setting(10.0, "Minutes of patience with a silent process.")
+    use_fsdp: bool = setting(False, "Share weights, gradients and the optimizer's state among processes (FSDP).")
+    fsdp_offload_params: bool = setting(False, "Keep shards in host memory.")
+    fsdp_mixed_precision: Literal["mixed", "fp16", "bf16", "fp32"] = setting(
+        "mixed", "mixed: model.precision, gradients summed in float32; else the type of both, in the place of model.precision."
+    )
+    fsdp_sharding_strategy: Literal["full", "hybrid", "no_shard"] = setting(
+        "full", "full: over all processes; hybrid: within a machine, a copy on each; no_shard: a copy in every process."
+    )
+    fsdp_state_dict_type: Literal["full", "local", "sharded"] = setting(
+        "full", "full: the first process writes a checkpoint; sharded: each writes its part. Every tensor is stored whole."
+    )
+
+    def problems(self) -> Iterable[Problem]:
+        """What is wrong although every value is right alone."""
+        for field in dataclasses.fields(self):
+            if field.name.startswith("fsdp_") and getattr(self, field.name) != field.default and not self.use_fsdp:
+                yield Problem("has no effect without use_fsdp", path=field.name, hint="set use_fsdp: true")
+        if self.fsdp_offload_params and self.fsdp_sharding_strategy == "no_shard":
+            yield Problem("there are no shards with no_shard", path="fsdp_offload_params", hint="choose full or hybrid, or leave it out")
 
 
 @dataclass

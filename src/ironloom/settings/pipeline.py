@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -75,13 +76,37 @@ class PipelineTrainingArguments(TrainingArguments):
     def problems(self) -> Iterable[Problem]:
         """Combinations that no number of processes makes work."""
         yield from super().problems()
-        if self.torch_compile:
-            yield Problem("a model that is cut into stages is not compiled as a whole", path="torch_compile", hint="set it to false")
         if self.fp16:
             yield Problem("the loss scaler of fp16 does not know of stages on other processes", path="fp16", hint="use bf16")
         # Several stages with the default class: the trainer may get a factory of another one, and checks then.
         if self.schedule_class != DEFAULT_SCHEDULE or self.stages_per_rank == 1:
             yield from pipeline_problems(self, self.pipeline_parallel_size)
+
+
+#: Chunks for each process of a pipeline, where the arguments name no number: with four a process waits less than a fifth of the time.
+CHUNKS_PER_RANK = 4
+
+
+def pipeline_arguments(args: TrainingArguments, ranks: int) -> PipelineTrainingArguments:
+    """The arguments of a pipeline: those that are given, or for a trainer that knows only the size of the pipeline, these.
+
+    A batch becomes as many equal chunks as it has samples, but at most four for each process, and goes through one
+    stage on each process in the order of 1F1B; where there are fewer chunks than stages, in that of GPipe.
+
+    Args:
+        args: Of the trainer.
+        ranks: Processes of the pipeline.
+
+    Raises:
+        ConfigError: For arguments that a pipeline cannot have.
+    """
+    if isinstance(args, PipelineTrainingArguments):
+        return args
+    samples = args.per_device_train_batch_size
+    chunks = -(-samples // -(-samples // (CHUNKS_PER_RANK * ranks)))
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(TrainingArguments)}
+    schedule = "Schedule1F1B" if SCHEDULES["Schedule1F1B"].allows_chunks(chunks, ranks, ranks) else DEFAULT_SCHEDULE
+    return PipelineTrainingArguments(**given, pipeline_chunks=chunks, schedule_class=schedule)
 
 
 def pipeline_problems(args: PipelineTrainingArguments, ranks: int | None, num_layers: int | None = None) -> Iterable[Problem]:

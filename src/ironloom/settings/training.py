@@ -57,6 +57,13 @@ class TrainingArguments(Settings):
     save_steps: Count = setting(500, "Optimizer steps between two checkpoints, with strategy 'steps'.")
     save_strategy: Strategy = setting("steps", "When to save a checkpoint: no, steps, epoch.")
     save_total_limit: Count | None = setting(2, "Complete checkpoints to keep, the best one besides; null: all.")
+    async_save: bool = setting(False, "Copy what a checkpoint holds and let a thread write it while training goes on.")
+    save_dist_ckpt: bool = setting(
+        True, "Each of several processes writes its part of a checkpoint; false: the first writes all, if fsdp_state_dict_type is full."
+    )
+    fsdp_state_dict_type: Literal["full", "local", "sharded"] = setting(
+        "full", "Who writes where save_dist_ckpt is false: full: the first process; sharded: each its part. Every tensor is stored whole."
+    )
     resume_from_checkpoint: bool | str | os.PathLike[str] = setting(
         False, "true: go on from the newest good checkpoint of output_dir; a path: from that one."
     )
@@ -121,6 +128,9 @@ class TrainingArguments(Settings):
             yield Problem("needs evaluations to find the best model", path="load_best_model_at_end", hint="set eval_strategy")
         if self.load_best_model_at_end and self.save_strategy == "no":
             yield Problem("needs checkpoints to load the best one", path="load_best_model_at_end", hint="set save_strategy")
+        if self.fsdp_state_dict_type == "local":
+            message = "'local' has no place: parts of tensors could be read neither by others nor by other numbers of processes"
+            yield Problem(message, path="fsdp_state_dict_type", hint="'sharded': each process writes a share of the whole tensors")
         if self.dataloader_num_workers == 0:
             for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
                 if getattr(self, name):
@@ -135,6 +145,11 @@ class TrainingArguments(Settings):
     def eval_batch_size(self) -> int:
         """Samples of one forward pass in evaluation in this process."""
         return self.per_device_eval_batch_size
+
+    @property
+    def all_write(self) -> bool:
+        """Whether each of several processes writes its part of a checkpoint."""
+        return self.save_dist_ckpt or self.fsdp_state_dict_type == "sharded"
 
     @property
     def best_metric_name(self) -> str:

@@ -16,9 +16,8 @@ from torch import nn
 
 from ironloom.callbacks import CallbackHandler, MetricsWriter, ProgressCallback, TrainerControl, TrainerState
 from ironloom.callbacks.report import trackers
-from ironloom.checkpoint.failures import SaveFailed
 from ironloom.checkpoint.folder import CheckpointFolder
-from ironloom.checkpoint.manifest import verify
+from ironloom.checkpoint.manifest import FileEntry, verify
 from ironloom.checkpoint.publish import publish_files
 from ironloom.device import seed_everything
 from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceError
@@ -27,7 +26,8 @@ from ironloom.parallel.team import Team, make_team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.publishing import publish_together
-from ironloom.trainer.snapshot import is_model_folder, write_model
+from ironloom.trainer.saving import Saving
+from ironloom.trainer.snapshot import Snapshot, is_model_folder, write_model
 from ironloom.trainer.types import ExtensibleTrainer
 
 logger = logging.getLogger("ironloom")
@@ -94,7 +94,9 @@ class BaseTrainer(ExtensibleTrainer):
         self.lr_scheduler: Any = None
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
-        self._best_checkpoint_before: str | None = None
+        self.saving = Saving(self)
+        self.at_step = 0
+        self.best_checkpoint_before: str | None = None
 
     # Processes
 
@@ -114,7 +116,7 @@ class BaseTrainer(ExtensibleTrainer):
 
         Args:
             name: ``data``, ``forward``, ``optimizer``, ``log``, ``evaluate`` or ``save``.
-            step: Number of the optimizer step, from 1.
+            step: Number of the optimizer step, from 1; never less than before.
         """
 
     def _tell_place(self) -> None:
@@ -289,7 +291,7 @@ class BaseTrainer(ExtensibleTrainer):
         return not verify(Path(checkpoint_path), deep=True)
 
     def _save_checkpoint(self) -> str:
-        """Save a checkpoint and apply ``save_total_limit``.
+        """Save a checkpoint in the foreground and apply ``save_total_limit``.
 
         Returns:
             Its path.
@@ -297,46 +299,37 @@ class BaseTrainer(ExtensibleTrainer):
         Raises:
             SaveFailed: If it cannot be written; nothing half-written stays.
         """
-        step = self.state.global_step
-        best = self.state.best_global_step == step
-        info = {"epoch": self.state.epoch, "best": best}
+        self.saving.settle()
+        step, info, retain = self.state.global_step, self.saving.info(), self.saving.retention()
         if self.team.is_alone:
             path = self.checkpoints.save(step, self._write_checkpoint, info)
         else:
             path = self._save_together(step, info)
-        best_path = self.state.best_model_checkpoint
-        protected = [Path(best_path)] if best_path else []
-        self.team.on_first(lambda: self.checkpoints.retain(self.args.save_total_limit, protect=protected))
+        self.team.on_first(retain)
         return str(path)
+
+    def save_in_training(self, at_once: bool = False) -> str | None:
+        """Save a checkpoint, in the background with ``async_save``; a failure is a warning and costs only that checkpoint.
+
+        Args:
+            at_once: In the foreground in any case.
+
+        Returns:
+            Its path if it is complete.
+        """
+        return self.saving.save(at_once)
+
+    @abstractmethod
+    def _snapshot(self) -> Snapshot:
+        """What a checkpoint holds of this run."""
 
     @abstractmethod
     def _save_together(self, step: int, info: dict[str, Any]) -> Path:
         """Save a checkpoint of several processes, each of which calls this; its path."""
 
     @abstractmethod
-    def _write_checkpoint(self, folder: Path) -> None:
-        """Put the files of a checkpoint into a staging folder."""
-
-    def save_in_training(self) -> str | None:
-        """Save a checkpoint; a failure is a warning and costs only that checkpoint.
-
-        Returns:
-            Its path, or None if it could not be written.
-        """
-        step = self.state.global_step
-        try:
-            path = self._save_checkpoint()
-        except SaveFailed as error:
-            self.warn(f"{error}; training goes on")
-            path_of_step = str(self.checkpoints.path(step))
-            if self.state.best_global_step == step and not self.team.on_first(lambda: self._validate_checkpoint(path_of_step)):
-                self.state.best_model_checkpoint = self._best_checkpoint_before
-            return None
-        except ResourceError as error:
-            self.warn(f"{error}; training goes on")
-            path = str(self.checkpoints.path(step))
-        self.emit("on_save")
-        return path
+    def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
+        """Put the files of a checkpoint into a staging folder; what is known of them."""
 
 
 def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArguments:

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ironloom.device import keep_freed_memory, random_key, seed_everything
 from ironloom.objectives import Objective, logits_of
+from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
 from ironloom.trainer.optimizer_state import hyperparameters
@@ -45,6 +46,10 @@ class Engine(Protocol):
 
     def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient of (loss sum / total); returns the loss sum over all ranks."""
+        ...
+
+    def counted(self, weight: int) -> int:
+        """What the micro-batches weigh, now that they were run: ``weight``, if it was known before."""
         ...
 
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
@@ -95,6 +100,9 @@ class NativeEngine:
             keep_freed_memory()
         self._math_attention = args.attention_kernel == "math"
         self._forward: Callable[..., Any] = model
+        #: What each forward and backward pass is done within.
+        self.around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+        self.host_state: HostState | None = None
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
@@ -125,17 +133,22 @@ class NativeEngine:
             loss_sum += self._micro_batch(batch, divisor, random_key(*key, index))
         return loss_sum
 
+    def counted(self, weight: int) -> int:
+        """An objective knows the weight before."""
+        return weight
+
     def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
         """Forward and backward of one micro-batch; its loss sum."""
         if not self.model.training:  # a callback that generated or evaluated left it so
             self.model.train()
         seed_everything(key)
-        part, _ = self._run(batch, divisor)
-        if part.requires_grad:
-            # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
-            mean = part / divisor
-            (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
-        elif self._weight(batch):
+        with self.around():
+            part, _ = self._run(batch, divisor)
+            if part.requires_grad:
+                # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
+                mean = part / divisor
+                (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
+        if not part.requires_grad and self._weight(batch):
             raise no_gradient()
         return part.item()
 
@@ -157,6 +170,12 @@ class NativeEngine:
 
     def step(self) -> bool:
         """Update the weights."""
+        if self.host_state is None:
+            return self._step()
+        with self.host_state.on_device(self._optimizer):
+            return self._step()
+
+    def _step(self) -> bool:
         if self.scaler is None:
             self._optimizer.step()
             return True

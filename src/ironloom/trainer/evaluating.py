@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
+from ironloom.callbacks.textgen_callback import TextgenCallback
 from ironloom.errors import ConfigError
 from ironloom.objectives import choose_objective
+from ironloom.parallel.recompute import recompute_blocks
 from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_arguments
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
 from ironloom.trainer.engine import NativeEngine, placed
-from ironloom.trainer.evaluation import evaluate, joined
+from ironloom.trainer.evaluation import evaluate, first_losses, joined
 from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.parallel_engine import make_engine
 from ironloom.trainer.types import EvalPrediction, PredictionOutput
@@ -30,6 +33,9 @@ class EvaluatingTrainer(BaseTrainer):
         device_parameters: How several processes share the work; by default each holds a copy of the model.
     """
 
+    #: Makes the schedule of a pipeline, instead of the class that the arguments name.
+    pipe_schedule_factory: Callable[..., Any] | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -44,6 +50,8 @@ class EvaluatingTrainer(BaseTrainer):
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.device_parameters = device_parameters
         super().__init__(*args, **kwargs)
+        if device_parameters is not None and not device_parameters.error_if_nonfinite:
+            self.args.nonfinite_policy = "skip"
         self._engine: NativeEngine | None = None
 
     def evaluate(
@@ -98,7 +106,7 @@ class EvaluatingTrainer(BaseTrainer):
             keep=pick if keep else None,
             labels_key=(self.args.label_names or ["labels"])[0],
             need_labels=need_labels,
-            after_batch=lambda: self.emit("on_prediction_step"),
+            after_batch=self._after_batch,
             stop=stop,
             team=self.team,
         )
@@ -112,6 +120,15 @@ class EvaluatingTrainer(BaseTrainer):
             extra = self.compute_metrics(EvalPrediction(predictions, labels))
             metrics.update({name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in extra.items()})
         return PredictionOutput(predictions, labels, metrics)
+
+    def _validation_losses(self, num_batches: int) -> list[float]:
+        """The mean loss of each of the first batches of the validation data, over all processes; nothing is recorded."""
+        loader = self.eval_dataloader
+        return first_losses(self._prepared_engine(loader), loader, num_batches, self.args.seed, self.team)
+
+    def _after_batch(self) -> None:
+        self.phase("evaluate", self.at_step)
+        self.emit("on_prediction_step")
 
     def predict(self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Logits, labels and metrics over a data set.
@@ -134,9 +151,32 @@ class EvaluatingTrainer(BaseTrainer):
             self._check_precision()
             if self.team.is_alone:
                 self.model.to(self.device)
-            objective = self._objective(loader)
-            self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
+            if self.team.place.degrees.pp > 1:
+                self._engine = self._pipeline_engine(loader)
+            else:
+                objective = self._objective(loader)
+                if isinstance(self.args, PipelineTrainingArguments) and self.args.checkpoint_sequential:
+                    recompute_blocks(self.model)
+                self._engine = make_engine(self.model, objective, self.args, self.device_parameters, self.team)
         return self._engine
+
+    def _pipeline_engine(self, loader: Any) -> NativeEngine:
+        """The engine of a model that is cut into stages; ``loader`` gives a batch that shows what it is called with."""
+        from ironloom.trainer.pipeline_engine import PipelineEngine
+
+        self._check_parts()
+        args = pipeline_arguments(self.args, self.team.place.degrees.pp)
+        batch = next(iter(loader.iterate(0)), None)
+        is_missing = self.team.any([batch is None])[0]
+        if batch is None or is_missing:
+            raise ConfigError("a pipeline needs a batch of data in every process to see what the model is called with: use fewer processes")
+        objective = self._objective(loader)
+        return PipelineEngine(self.model, objective, args, self.team, batch, self.pipe_schedule_factory, self.device_parameters)
+
+    def _check_parts(self) -> None:
+        """Refuse what needs the whole model in one process."""
+        if any(isinstance(callback, TextgenCallback) for callback in self.callback_handler.callbacks):
+            raise ConfigError("TextgenCallback generates with the whole model, which no process of a pipeline has: leave it out")
 
     def _check_precision(self) -> None:
         if any(parameter.is_meta for parameter in self.model.parameters()):

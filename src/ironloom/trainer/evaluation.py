@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,10 +109,7 @@ def evaluate(
         DataError: If the data set is empty.
     """
     result, start = Evaluation(), time.perf_counter()
-    # Each module by itself: a part that is frozen in evaluation mode must stay there.
-    training = [module for module in engine.model.modules() if module.training]
-    engine.model.eval()
-    try:
+    with _evaluation_mode(engine):
         for index, batch in enumerate(loader.iterate(0)):
             if stop():
                 return None
@@ -124,15 +122,44 @@ def evaluate(
             if batch is not None:
                 result.add(step, batch, keep, labels_key)
             after_batch()
-    finally:
-        for module in training:
-            module.training = True
     if team is not None and not team.is_alone:
         result.unite(team)
     if not result.batches:
         raise DataError("the evaluation data is empty")
     result.seconds = max(time.perf_counter() - start, 1e-9)
     return result
+
+
+def first_losses(engine: NativeEngine, loader: Any, num_batches: int, seed: int, team: Team) -> list[float]:
+    """The mean loss of each of the first batches, over all processes; 0 where a batch has no targets.
+
+    Args:
+        engine: Computes the loss of a batch.
+        loader: Its epoch 0 is the data set.
+        num_batches: How many, as far as there are.
+        seed: As for :func:`evaluate`.
+        team: The processes that have parts of a batch, or nothing of it.
+    """
+    losses = []
+    with _evaluation_mode(engine), contextlib.closing(loader.iterate(0)) as batches:
+        for index, batch in enumerate(itertools.islice(batches, num_batches)):
+            seed_everything(random_key("evaluate", seed, index))
+            step = engine.evaluate(batch, keep_logits=False)
+            loss_sum, weight = team.sum([step.loss_sum, step.weight])
+            losses.append(loss_sum / max(1, weight))
+    return losses
+
+
+@contextlib.contextmanager
+def _evaluation_mode(engine: NativeEngine) -> Iterator[None]:
+    """The model in evaluation mode. Each module by itself: a part that is frozen in that mode must stay there."""
+    training = [module for module in engine.model.modules() if module.training]
+    engine.model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _in_order(parts: list[list[torch.Tensor]]) -> list[torch.Tensor]:

@@ -49,8 +49,9 @@ class TrainLoop:
         self.samples_per_epoch = _samples_per_epoch(loader, plan)
         self.grad_norm: float | None = None
         self.learning_rate = 0.0
-        self.team, self.phase = trainer.team, trainer.phase
+        self.team = trainer.team
         self._agreed_signal: int | None = None
+        self._is_writing = False
 
     def run(self) -> None:
         """Train until ``max_steps`` or until control says stop.
@@ -60,6 +61,7 @@ class TrainLoop:
             NonFiniteError: With policy ``stop``; the weights before that step are saved.
         """
         state = self.trainer.state
+        self.trainer.at_step = state.global_step
         self._agree()
         self._stop_if_asked()
         if self.progress.boundary_open:
@@ -112,17 +114,19 @@ class TrainLoop:
         return True
 
     def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
-        self.phase("data", self.trainer.state.global_step + 1)
+        self.trainer.at_step = self.trainer.state.global_step + 1
+        self._phase("data")
         return list(itertools.islice(batches, self.args.gradient_accumulation_steps))
 
     def _step(self, window: Sequence[Batch]) -> None:
         trainer, engine, state = self.trainer, self.engine, self.trainer.state
-        self.phase("forward", state.global_step + 1)
+        self._phase("forward")
         trainer.emit("on_step_begin")
         weight = engine.weight(window)
         key = ("step", self.args.seed, state.global_step)
         loss_sum = engine.forward_backward(window, weight, key, self._substep)
-        self.phase("optimizer", state.global_step + 1)
+        weight = engine.counted(weight)
+        self._phase("optimizer")
         self.learning_rate = engine.learning_rate()
         want_norm = self.args.grad_norm_log_interval is not None and self._flag_due(self.args.grad_norm_log_interval)
         self.grad_norm = engine.clip(self.args.max_grad_norm, want_norm)
@@ -150,6 +154,7 @@ class TrainLoop:
             restore_generators(states)
 
     def _substep(self) -> None:
+        self._phase("forward")
         self.trainer.emit("on_substep_end")
 
     def _count(self, window: Sequence[Batch], weight: int) -> None:
@@ -221,21 +226,27 @@ class TrainLoop:
         self.progress.boundary_open = True
         if self.trainer.control.should_log:
             self.trainer.control.should_log = False
-            self.phase("log", self.trainer.state.global_step)
+            self._phase("log")
             self._log()
         self._stop_if_asked()
         if self.trainer.control.should_evaluate:
-            self.phase("evaluate", self.trainer.state.global_step)
+            self._phase("evaluate")
             self._evaluate()
             self._agree()
             self._stop_if_asked()
         self.progress.boundary_open = False
         if self.trainer.control.should_save:
             self.trainer.control.should_save = False
-            self.phase("save", self.trainer.state.global_step)
+            self._phase("save")
             if self.args.grad_norm_log_interval == "checkpoint" or self.args.param_norm_log_interval == "checkpoint":
                 self.trainer.log(self._norms("checkpoint"))
             self.trainer.save_in_training()
+        elif not self._is_writing:
+            self.trainer.saving.settle()
+
+    def _phase(self, name: str) -> None:
+        # The end of an epoch shows when data for the next step are asked for: the number never goes back.
+        self.trainer.phase(name, self.trainer.at_step)
 
     def _evaluate(self) -> None:
         """Evaluate; what does not come to its end is still asked for. A callback may ask for another one."""
@@ -274,11 +285,12 @@ class TrainLoop:
     def _agree(self) -> None:
         """What one process was asked for, by a callback or a signal, is asked of all."""
         if self.team.is_alone:
+            self._is_writing = self.trainer.saving.is_writing()
             return
         control, signums = self.trainer.control, (signal.SIGINT, signal.SIGTERM)
         flags = [field.name for field in dataclasses.fields(TrainerControl)]
         wishes = [bool(getattr(control, name)) for name in flags] + [self.signals.received == signum for signum in signums]
-        agreed = self.team.any(wishes)
+        *agreed, self._is_writing = self.team.any([*wishes, self.trainer.saving.is_writing()])
         for name, wish in zip(flags, agreed, strict=False):
             setattr(control, name, wish)
         self._agreed_signal = next((signum for signum, wish in zip(signums, agreed[len(flags) :], strict=True) if wish), None)
@@ -288,11 +300,12 @@ class TrainLoop:
         signum = self.signals.received if self.team.is_alone else self._agreed_signal
         if signum is None:
             return
+        self.trainer.saving.settle()
         name, step = signal.Signals(signum).name, self.trainer.state.global_step
         saved = "nothing was saved, because save_strategy is 'no'"
         if self.args.save_strategy != "no":
             self.trainer.control.should_save = False
-            path = self.trainer.save_in_training()
+            path = self.trainer.save_in_training(at_once=True)
             saved = f"saved {path}" if path else "the checkpoint could not be saved"
         raise Interrupted(signum, f"stopped by {name} after step {step}: {saved}")
 
@@ -309,7 +322,7 @@ class TrainLoop:
             if not self.engine.is_finite():
                 error.add_note("the weights are not finite any more and are not saved: go on from an earlier checkpoint")
                 return
-            path = self.trainer.save_in_training()
+            path = self.trainer.save_in_training(at_once=True)
             if path:
                 error.add_note(f"step {self.trainer.state.global_step} is saved in {path}")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ironloom.device import DTYPES, random_key
-from ironloom.errors import ConfigError, DataError
+from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.apply import Spread, spread
 from ironloom.parallel.gradients import sum_gradients
@@ -20,24 +20,11 @@ from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
+from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-#: Settings that have no effect yet, and the values that ask for none.
-_NOT_YET = {
-    "force_fsdp": False,
-    "force_ddp": False,
-    "reduce_dtype": "float32",
-    "compiled_autograd": False,
-    "async_tensor_parallel": None,
-    "loss_parallel": False,
-    "context_parallel_rotate_method": "allgather",
-    "activation_memory_budget": 1.0,
-    "offload_optimizer": False,
-}
 
 
 def make_engine(
@@ -48,55 +35,23 @@ def make_engine(
     Raises:
         ConfigError: If the model or the precision does not go with the degrees.
     """
-    if parameters is not None:
-        check_available(parameters)
+    given = parameters or DeviceParameters(param_dtype="float32")
+    check_together(args, given, team)
     dtype = precision(args, parameters)
-    compiled = args.torch_compile or (parameters is not None and parameters.compile_model)
-    if parameters is not None and parameters.checkpoint_activations:
-        recompute_blocks(model)
+    if given.checkpoint_activations:
+        recompute_blocks(model, given.recompute)
     if team.is_alone:
         model.to(team.device)
         engine = NativeEngine(model, objective, args, team.device)
-        if compiled:
+        if compiler_of(args, given) is not None:
             engine.compile(args)
     else:
-        degrees = team.place.degrees
-        if args.fp16 and (degrees.dp_shard > 1 or degrees.tp > 1):
-            raise ConfigError("fp16 needs whole weights in every process: use bf16, or dp_replicate alone")
-        options = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode} if compiled else None
-        offload = parameters is not None and parameters.offload_parameters
-        engine = ParallelEngine(model, objective, args, team, spread(model, team.place, team.device, dtype, offload, options))
-    engine.autocast_dtype = dtype
+        parted = spread(model, team.place, team.device, **spread_options(args, given, team.place.degrees))
+        check_spread(given, dtype, parted.is_sharded)
+        engine = ParallelEngine(model, objective, args, team, parted)
+        engine.reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
+    equip(engine, args, given, dtype)
     return engine
-
-
-def check_available(parameters: DeviceParameters) -> None:
-    """Refuse what the engines cannot do yet.
-
-    Raises:
-        ConfigError: Naming all of it.
-    """
-    wanted = [name for name, default in _NOT_YET.items() if getattr(parameters, name) != default]
-    if parameters.activation_dtype not in (None, parameters.param_dtype):
-        wanted.append("activation_dtype (other than param_dtype)")
-    if wanted:
-        raise ConfigError(f"not available yet: {', '.join(wanted)}; leave them out")
-
-
-def precision(args: TrainingArguments, parameters: DeviceParameters | None) -> torch.dtype | None:
-    """The type of the arithmetic, None for float32.
-
-    Raises:
-        ConfigError: If the two say different things.
-    """
-    asked = "bfloat16" if args.bf16 else "float16" if args.fp16 else None
-    if parameters is None:
-        name = asked or "float32"
-    elif asked in (None, parameters.param_dtype):
-        name = parameters.param_dtype
-    else:
-        raise ConfigError(f"the arguments ask for {asked}, but param_dtype is {parameters.param_dtype}: drop one of them")
-    return None if name == "float32" else DTYPES[name]
 
 
 class ParallelEngine(NativeEngine):
@@ -111,9 +66,11 @@ class ParallelEngine(NativeEngine):
     """
 
     def __init__(self, model: nn.Module, objective: Objective, args: TrainingArguments, team: Team, spread: Spread):
-        super().__init__(model, objective, args, team.device)
+        super().__init__(model, objective if spread.vocabulary is None else spread.vocabulary.objective(objective), args, team.device)
         self.team = team
         self.is_sharded, self.context = spread.is_sharded, spread.context
+        self.slices, self.vocabulary = spread.slices, spread.vocabulary
+        self.reduce_dtype: torch.dtype | None = None
         # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
         self._group = team.place.group("dp_replicate", "dp_shard", "cp")
         self._pattern: Batch | None = None
@@ -130,9 +87,11 @@ class ParallelEngine(NativeEngine):
             if index:
                 substep()
             loss_sum += self._part(batch, divisor, random_key(*key, index, *self._stream))
+        if self.slices is not None:
+            self.slices.sum_gradients(self._parameters, self.device)
         if self.is_sharded:
             return self._sum(loss_sum, self._group)
-        return sum_gradients(self._parameters, self._group, [loss_sum], self.device)[0]
+        return sum_gradients(self._parameters, self._group, [loss_sum], self.device, self.reduce_dtype)[0]
 
     def _part(self, batch: Batch | None, divisor: int, key: int) -> float:
         if batch is not None:
@@ -141,7 +100,7 @@ class ParallelEngine(NativeEngine):
         if self.is_sharded:
             # Processes that gather weights from each other must all run the model, forward and backward.
             self.model.train()
-            with self._together():
+            with self._together(), self.around():
                 part, _ = self._run(self._seen(), divisor)
                 (part * 0.0).backward()  # type: ignore[no-untyped-call]
         return 0.0
@@ -171,10 +130,10 @@ class ParallelEngine(NativeEngine):
         """Loss and logits of this process's part of a batch."""
         if batch is not None:
             self._pattern = batch
-            with self._together():
+            with self._together(is_split=not keep_logits):
                 return self._whole(super().evaluate(batch, keep_logits))
         if self.is_sharded:
-            with self._together():
+            with self._together(is_split=not keep_logits):
                 super().evaluate(self._seen(), keep_logits)
         return EvalStep(0.0, 0, None)
 
@@ -182,21 +141,34 @@ class ParallelEngine(NativeEngine):
         """Logits of this process's part of a batch without labels."""
         if self.context is None:
             return super().predict(batch)
-        with self._together():
+        with self._together(is_split=False):
             return self._whole(super().predict(self.context.split(placed(batch, self.device))))
 
     def _run(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, Any]:
-        if self.context is None:
-            return super()._run(batch, divisor)
-        return super()._run(self.context.split(placed(batch, self.device), self.objective), divisor)
+        if self.context is not None:
+            batch = self.context.split(placed(batch, self.device), self.objective)
+        part, outputs = super()._run(batch, divisor)
+        if self.slices is not None and self.vocabulary is None:
+            # All processes that share layers compute the same loss, and what they give for a gradient is summed.
+            part = self.slices.agreed(part)
+        return part, outputs
 
     def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
         with self._together():
             return super()._micro_batch(batch, divisor, key)
 
-    def _together(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, processes that share sequences compute together, forward and backward."""
-        return contextlib.nullcontext() if self.context is None else self.context.running()
+    def _together(self, is_split: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """Within it, processes that share sequences compute together, forward and backward.
+
+        Args:
+            is_split: Whether the logits may be split, if they are to be for the loss.
+        """
+        stack = contextlib.ExitStack()
+        if self.context is not None:
+            stack.enter_context(self.context.running())
+        if self.vocabulary is not None and is_split:
+            stack.enter_context(self.vocabulary.running())
+        return stack
 
     def _whole(self, step: EvalStep) -> EvalStep:
         """What processes that share sequences have of a batch, put together."""
@@ -214,9 +186,15 @@ class ParallelEngine(NativeEngine):
 
     @property
     def _stream(self) -> tuple[int, ...]:
-        """What tells this process's random numbers from those of processes with other samples or other pieces of them."""
+        """What tells this process's random numbers from those of processes with other samples or other pieces of them.
+
+        Processes that share layers draw the same, so that what each of them has as a whole stays the same; unless each has
+        a slice of it.
+        """
         place = self.team.place
         number = place.data_rank * place.degrees.cp + place.cp_rank
+        if self.slices is not None and place.tp_rank:
+            return (number, place.tp_rank)
         return (number,) if number else ()
 
     def _seen(self) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,22 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from ironloom.device import random_key, seed_everything
-from ironloom.errors import ConfigError
+from ironloom.device import DTYPES, random_key, seed_everything
 from ironloom.objectives import Objective
-from ironloom.parallel.gradients import broadcast_weights, sum_gradients
-from ironloom.parallel.norms import scale
+from ironloom.parallel.gradients import sum_gradients
+from ironloom.parallel.norms import local, scale, total_norm
+from ironloom.parallel.pipeline.apply import spread_stages
 from ironloom.parallel.pipeline.chunks import part_of_batch
-from ironloom.parallel.pipeline.loss import Outputs, check_objective
+from ironloom.parallel.pipeline.loss import Outputs
 from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
-from ironloom.parallel.pipeline.schedules import schedule_choice
 from ironloom.parallel.pipeline.shared import SharedParameters, holders
-from ironloom.parallel.pipeline.split import keep_stages, plan_stages
+from ironloom.parallel.pipeline.split import plan_stages
 from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
-from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
+from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.pipeline import PipelineTrainingArguments
+from ironloom.trainer.device_options import check_together, equip
 from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
+from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options, stage_precision
 
 
 class PipelineEngine(NativeEngine):
@@ -38,6 +40,7 @@ class PipelineEngine(NativeEngine):
         team: The processes.
         first_batch: Shows what the model is called with.
         pipe_schedule_factory: Makes the schedule, instead of the class that ``args`` names.
+        parameters: Precision and memory; None: as ``args`` says.
 
     Raises:
         ConfigError: If the model, the schedule and the processes do not fit.
@@ -51,31 +54,33 @@ class PipelineEngine(NativeEngine):
         team: Team,
         first_batch: Batch,
         pipe_schedule_factory: Callable[..., Any] | None = None,
+        parameters: DeviceParameters | None = None,
     ):
-        place = team.place
-        self._loss = check_objective(objective)
-        _check_degrees(team)
-        choice = schedule_choice(args.schedule_class, pipe_schedule_factory, args.stages_per_rank)
-        if choice.name is not None:
-            problems = list(pipeline_problems(dataclasses.replace(args, schedule_class=choice.name), place.degrees.pp))
-            if problems:
-                raise ConfigError(problems)
+        given = parameters or DeviceParameters(param_dtype="float32")
+        place, options, dtype = team.place, stage_options(args, given), stage_precision(args, parameters)
+        check_together(args, given, team)
+        self._loss = checked_objective(objective, place.degrees)
+        choice = checked_choice(args, pipe_schedule_factory, place.degrees.pp)
         super().__init__(model, objective, args, team.device)
+        equip(self, args, given, dtype)
         self.team = team
-        self._group = place.group("dp_replicate", "dp_shard")
+        self._reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
+        # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
+        self._group = place.group("dp_replicate", "dp_shard", "cp")
+        self._pipeline = place.group("pp")
         layout = Layout(place.degrees.pp, args.stages_per_rank, choice.is_v)
         device = next(model.parameters()).device
         with self._numerics():
             plans = plan_stages(model, self._loss.inputs(placed(first_batch, device)), layout.num_stages, args.split_spec)
-        broadcast_weights(model, self.device)
-        keep_stages(model, [plans[index] for index in layout.stages_of(place.pp_rank)])
-        model.to(self.device)
-        held = holders(plans, layout)
-        self._shared = SharedParameters.of(model, held, place.pp_rank, _pipelines(team))
+        mine = [plans[index] for index in layout.stages_of(place.pp_rank)]
+        made = spread_stages(model, mine, place, self.device, **options)
+        self._sharded, self.context = made.sharded, made.context
+        check_trained(model, team)
+        self._shared = SharedParameters.of(model, holders(plans, layout), place.pp_rank, _pipelines(team))
         names = dict(model.named_parameters())
         self._uncounted = {id(names[name]) for name in self._shared.not_counted}
-        self._pipeline = place.group("pp")
-        stages = [StageModule(model, plans[index], args.checkpoint_sequential, self._numerics) for index in layout.stages_of(place.pp_rank)]
+        recompute = args.checkpoint_sequential and not options["recompute"]
+        stages = [StageModule(model, plan, recompute, self._numerics) for plan in mine]
         self.runner = PipelineRunner(stages, plans, layout, self._pipeline, self.device, choice, args.pipeline_chunks)
 
     def weight(self, batches: Sequence[Batch | None]) -> int:
@@ -86,22 +91,38 @@ class PipelineEngine(NativeEngine):
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
         divisor, loss_sum = max(total, 1), 0.0
-        for index, batch in enumerate(batches):
-            if index:
-                substep()
-            if batch is not None:
-                loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *self._stream))
-        sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device)
+        with self._gathered():
+            for index, batch in enumerate(batches):
+                if index:
+                    substep()
+                if batch is not None:
+                    loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *self._stream))
+            if self._sharded is None:
+                sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device, self._reduce_dtype)
+            else:
+                sums = self._sharded.reduce(self._group, [loss_sum], self.device)
         # Last, because all processes get the same bits of one sum, and so their copies stay the same.
         self._shared.sum_gradients(self.device)
         return self._from_last(sums)[0]
+
+    def _gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, this process has the whole weights of its stages."""
+        return contextlib.nullcontext() if self._sharded is None else self._sharded.gathered()
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, processes that share sequences compute together, forward and backward."""
+        return contextlib.nullcontext() if self.context is None else self.context.running()
+
+    def _mine(self, batch: Batch, objective: Objective | None) -> Batch:
+        """This process's part of the sequences of a batch."""
+        return batch if self.context is None else self.context.split(batch, objective)
 
     def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
         """Forward and backward of one batch through all stages; its loss sum where the last stage is, else 0."""
         if not self.model.training:
             self.model.train()
         seed_everything(key)
-        batch = placed(batch, self.device)
+        batch = self._mine(placed(batch, self.device), self.objective)
         inputs, sums = self._loss.inputs(batch), [torch.zeros((), device=self.device)]
         rows = -(-_samples(batch) // self.runner.num_chunks)
 
@@ -116,7 +137,7 @@ class PipelineEngine(NativeEngine):
             sums.append(loss_sum.detach())
             return loss_sum / divisor
 
-        with _tokens_named(self.model, batch):
+        with _tokens_named(self.model, batch), self._together():
             self.runner.train(inputs, loss)
         return torch.stack(sums).sum().item()
 
@@ -139,43 +160,47 @@ class PipelineEngine(NativeEngine):
 
     def is_finite(self) -> bool:
         """Whether every weight in every process is a finite number."""
-        return not self.team.any([not super().is_finite()])[0]
+        mine = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self._parameters)
+        return not self.team.any([not mine])[0]
 
     @torch.no_grad()
     def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
         """Loss of a batch, and its logits if they are wanted, in every process of the pipeline."""
-        if batch is None:
-            return EvalStep(0.0, 0, None)
-        batch = placed(batch, self.device)
-        weight = self._weight(batch)
-        logits = self._logits(batch)
+        with self._gathered():
+            if batch is None:
+                return EvalStep(0.0, 0, None)
+            batch = placed(batch, self.device)
+            weight, part = self._weight(batch), self._mine(batch, self.objective)
+            logits = self._logits(part)
         loss_sum = 0.0
         if logits is not None:
             with self._numerics():
-                loss_sum = self._loss.loss_sum(Outputs(logits=logits), batch, max(weight, 1)).item()
-        (loss_sum,) = self._from_last([loss_sum])
-        return EvalStep(loss_sum, weight, self._everywhere(logits) if keep_logits else None)
+                loss_sum = self._loss.loss_sum(Outputs(logits=logits), part, max(weight, 1)).item()
+        return EvalStep(self._from_last([loss_sum], over_pieces=True)[0], weight, self._everywhere(logits) if keep_logits else None)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> EvalStep:
         """Logits of a batch without labels."""
-        return EvalStep(0.0, 0, self._everywhere(self._logits(placed(batch, self.device))))
+        with self._gathered():
+            return EvalStep(0.0, 0, self._everywhere(self._logits(self._mine(placed(batch, self.device), None))))
 
     def _logits(self, batch: Batch) -> torch.Tensor | None:
-        with _tokens_named(self.model, batch):
+        with _tokens_named(self.model, batch), self._together():
             return self.runner.forward(self._loss.inputs(batch))
 
-    def _from_last(self, numbers: list[float]) -> list[float]:
-        """Numbers that the process with the last stage knows."""
+    def _from_last(self, numbers: list[float], over_pieces: bool = False) -> list[float]:
+        """Numbers that the process with the last stage knows; their sums over the pieces of sequences, if wanted."""
         import torch.distributed as dist
 
         sent = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        if over_pieces and self.context is not None:
+            dist.all_reduce(sent, group=self.context.group)
         dist.broadcast(sent, group=self._pipeline, group_src=self.runner.last_rank)
         received: list[float] = sent.tolist()
         return received
 
     def _everywhere(self, logits: torch.Tensor | None) -> torch.Tensor:
-        """Logits that one process has, in all of the pipeline."""
+        """Logits that the processes with the last stage have, in all of the pipeline."""
         import torch.distributed as dist
 
         about: list[Any] = [None if logits is None else (logits.shape, logits.dtype)]
@@ -183,13 +208,13 @@ class PipelineEngine(NativeEngine):
         shape, dtype = about[0]
         sent = torch.empty(shape, dtype=dtype, device=self.device) if logits is None else logits.contiguous()
         dist.broadcast(sent, group=self._pipeline, group_src=self.runner.last_rank)
-        return sent
+        return sent if self.context is None else self.context.join(sent)
 
     def _norm(self, tensors: Sequence[torch.Tensor]) -> float:
         """L2 norm of tensors of all stages together."""
         import torch.distributed as dist
 
-        square = nn.utils.get_total_norm(tensors).detach().to(self.device, torch.float64) ** 2
+        square = total_norm(tensors).to(self.device, torch.float64) ** 2
         dist.all_reduce(square, group=self._pipeline)
         return math.sqrt(square.item())
 
@@ -200,9 +225,10 @@ class PipelineEngine(NativeEngine):
 
     @property
     def _stream(self) -> tuple[int, ...]:
-        """What tells this process's random numbers from those of processes with other samples or other layers."""
+        """What tells this process's random numbers from those of processes with other samples, pieces of them or layers."""
         place = self.team.place
-        return (place.data_rank, place.pp_rank) if place.data_rank or place.pp_rank else ()
+        number = place.data_rank * place.degrees.cp + place.cp_rank
+        return (number, place.pp_rank) if number or place.pp_rank else ()
 
 
 class _tokens_named:  # noqa: N801 - used as a function
@@ -221,15 +247,6 @@ class _tokens_named:  # noqa: N801 - used as a function
 
 def _samples(batch: Mapping[str, Any]) -> int:
     return next((len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim), 0)
-
-
-def _check_degrees(team: Team) -> None:
-    degrees = team.place.degrees
-    for axis, setting in (("dp_shard", "dp_shard"), ("tp", "tensor_parallel_size"), ("cp", "context_parallel_size")):
-        if getattr(degrees, axis) > 1:
-            raise ConfigError(
-                f"a pipeline goes together with copies of it (dp_replicate), not with {setting} {getattr(degrees, axis)}: set it to 1"
-            )
 
 
 def _pipelines(team: Team) -> list[list[int]]:

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ironloom.callbacks.textgen_callback import TextgenCallback
 from ironloom.errors import ConfigError
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.parallel.mesh import degrees_of
 from ironloom.parallel.pipeline.loss import objective_of
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
-from ironloom.trainer.engine import NativeEngine
 from ironloom.trainer.trainer import Trainer
 
 
@@ -59,39 +57,10 @@ class PipelineTrainer(Trainer):
         self.environment, self.device = distributed_env, distributed_env.device
         self._tell_place()
 
-    def _prepared_engine(self, loader: Any) -> NativeEngine:
-        """The engine of the model; ``loader`` gives a batch that shows what the model is called with."""
-        if self.team.is_alone:
-            return super()._prepared_engine(loader)
-        if self._engine is None or self._engine.model is not self.model:
-            from ironloom.trainer.pipeline_engine import PipelineEngine
-
-            self._check_precision()
-            self._check_parts()
-            assert isinstance(self.args, PipelineTrainingArguments)
-            batch = next(iter(loader.iterate(0)), None)
-            if batch is None:
-                raise ConfigError(
-                    "a pipeline needs a batch of data in every process to see what the model is called with: use fewer processes"
-                )
-            objective = self._objective(loader)
-            self._engine = PipelineEngine(self.model, objective, self.args, self.team, batch, self.pipe_schedule_factory)
-        return self._engine
-
     def _objective(self, loader: Any) -> Any:
         if self.loss_fn is None:
             return super()._objective(loader)
         return objective_of(self.loss_fn, (self.args.label_names or ["labels"])[0])
-
-    def _check_parts(self) -> None:
-        """Refuse what needs the whole model in one process."""
-        if self._given_optimizers[0] is not None:
-            raise ConfigError(
-                "an optimizer that was made of the whole model cannot train its stages: "
-                "give optimizer_factory or optimizer_cls_and_kwargs, which are called in each process with its own parameters"
-            )
-        if any(isinstance(callback, TextgenCallback) for callback in self.callback_handler.callbacks):
-            raise ConfigError("TextgenCallback generates with the whole model, which no process of a pipeline has: leave it out")
 
 
 def _arguments(args: dict[str, Any] | PipelineTrainingArguments | None) -> PipelineTrainingArguments:

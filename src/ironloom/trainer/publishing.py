@@ -35,4 +35,5 @@ def publish_together(model: nn.Module, processing_class: Any, folder: Path, peer
 def _write(model: nn.Module, processing_class: Any, parts: Iterator[Part], folder: Path) -> None:
     for part in parts:
         part.write(folder)
+        part.check(folder)
     write_companions(model, processing_class, folder)

@@ -25,6 +25,8 @@ from torch import nn
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.checkpoint.manifest import FileEntry
+from ironloom.checkpoint.shared_folder import written
 from ironloom.checkpoint.shared_tree import differing_parts, load_differing, tree_parts
 from ironloom.checkpoint.tree import load_tree, opened_tree, pack
 from ironloom.errors import CheckpointError, ConfigError
@@ -53,11 +55,10 @@ class Snapshot:
     args: TrainingArguments
     processing_class: Any = None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> dict[str, FileEntry]:
         """Write every file of the checkpoint into a staging folder; for a process that is alone."""
         self.extras(folder)
-        for part in self.parts(ALONE):
-            part.write(folder)
+        return {part.name: written(part, folder) for part in self.parts(ALONE)}
 
     def extras(self, folder: Path) -> None:
         """Write the files that are the same in every process and do not change with a step; one process does it."""
@@ -66,32 +67,33 @@ class Snapshot:
         if configuration.exists():
             shutil.copyfile(configuration, folder / "run.yaml")
 
-    def parts(self, peers: Peers, *, writers: tuple[int, ...] | None = None, hold: bool = False) -> Iterator[Part]:
+    def parts(self, peers: Peers, *, hold: bool = False) -> Iterator[Part]:
         """The other files that this process writes. Every process of ``peers`` iterates over all of its own.
 
         Args:
-            peers: Those that save together.
-            writers: Ranks that write tensors; None: all, each a like share.
+            peers: Those that save together. Each writes a like share of the tensors, or the first all, as the arguments say.
             hold: Copy what the next step would change: the parts are written later.
 
         Raises:
             TypeError: In every process, if the state of one cannot be stored.
         """
+        writers = None if self.args.all_write else (0,)
         yield from weight_parts(weights_of(self.model), peers, writers=writers, hold=hold)
         optimizer = self.engine.optimizer
         if self.args.save_optimizer_state and optimizer is not None:
             tree = merged_groups({**by_name(optimizer, self.model), "configured": self.engine.configured}, peers)
             yield from tree_parts(tree, "optimizer", peers, split="state", writers=writers, hold=hold)
-        yield from peers.together(lambda: self._common_trees(hold) if peers.rank == 0 else [])
-        yield from differing_parts(self.callbacks.state_dict(), "callbacks", peers)
+        callbacks = peers.together(self.callbacks.state_dict)  # asked once: it is the user's code, and may count or cost
+        yield from peers.together(lambda: self._common_trees(callbacks, hold) if peers.rank == 0 else [])
+        yield from differing_parts(callbacks, "callbacks", peers)
 
-    def _common_trees(self, hold: bool) -> list[Part]:
+    def _common_trees(self, callbacks: dict[str, Any], hold: bool) -> list[Part]:
         """What is the same in every process, and small."""
         rest = {
             "state": self.state.to_dict(),
             "progress": self.progress.to_dict(),
             "control": dataclasses.asdict(self.control),
-            "callbacks": self.callbacks.state_dict(),
+            "callbacks": callbacks,
             "scaler": None if self.engine.scaler is None else self.engine.scaler.state_dict(),
         }
         parts = list(tree_parts(rest, "trainer_state", ALONE, hold=hold))
@@ -189,6 +191,7 @@ def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in weight_parts(weights_of(model), ALONE):
         part.write(folder)
+        part.check(folder)
     write_companions(model, processing_class, folder)
 
 

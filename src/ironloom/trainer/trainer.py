@@ -12,6 +12,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
+from ironloom.checkpoint.manifest import FileEntry
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.settings.dream.device import DeviceParameters
@@ -106,6 +107,8 @@ class Trainer(EvaluatingTrainer):
             except BaseException:
                 self.callback_handler.close()
                 raise
+            finally:
+                self.saving.leave()  # before another run may have the folder
 
     @contextlib.contextmanager
     def _run_lock(self) -> Iterator[None]:
@@ -135,8 +138,9 @@ class Trainer(EvaluatingTrainer):
             self.eval_dataloader = self._eval_loader(named(self.eval_dataset)[0][1])
         steps_before, tokens_before = self.state.global_step, self.state.num_input_tokens_seen
         engine.model.train()
-        self.emit("on_train_begin")
+        self.emit("on_train_begin", validation_losses=self._validation_losses)
         TrainLoop(self, engine, self.train_dataloader, plan, self._progress, signals).run()
+        self.saving.settle()
         if self.args.load_best_model_at_end:
             self._load_best()
         metrics = self._speed(time.perf_counter() - start, steps_before, tokens_before)
@@ -179,6 +183,14 @@ class Trainer(EvaluatingTrainer):
         check_scheduler(self.lr_scheduler, self.args)
         engine.set_optimizer(self.optimizer, self.lr_scheduler)
 
+    def _check_parts(self) -> None:
+        super()._check_parts()
+        if self._given_optimizers[0] is not None:
+            raise ConfigError(
+                "an optimizer that was made of the whole model cannot train its stages: "
+                "give optimizer_factory or optimizer_cls_and_kwargs, which are called in each process with its own parameters"
+            )
+
     def _speed(self, seconds: float, steps_before: int, tokens_before: int) -> dict[str, float]:
         steps = self.state.global_step - steps_before
         samples = steps * self.args.train_batch_size * self.team.place.data_size * self.args.gradient_accumulation_steps
@@ -207,8 +219,8 @@ class Trainer(EvaluatingTrainer):
             self.processing_class,
         )
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        self._snapshot().write(folder)
+    def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
+        return self._snapshot().write(folder)
 
     def _save_together(self, step: int, info: dict[str, Any]) -> Path:
         from ironloom.checkpoint.shared_folder import SharedFolder
@@ -278,7 +290,7 @@ class Trainer(EvaluatingTrainer):
         if self.args.load_best_model_at_end:
             self.control.should_save = True
         if self.control.should_save:
-            self._best_checkpoint_before = self.state.best_model_checkpoint
+            self.best_checkpoint_before = self.state.best_model_checkpoint
             self.state.best_model_checkpoint = str(self.checkpoints.path(self.state.global_step))
 
     def _ranking(self, metrics: dict[str, float]) -> float:

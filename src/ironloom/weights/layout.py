@@ -49,6 +49,7 @@ def save_weights(state_dict: Mapping[str, torch.Tensor], folder: Path, *, max_sh
     (folder / INDEX).unlink(missing_ok=True)
     for part in parts:
         part.write(folder)
+        part.check(folder)
     remove_other_weights(folder, {part.name for part in parts})
     return [folder / part.name for part in parts]
 

@@ -40,10 +40,15 @@ OTHERS = {
     "param_dtype": "param_dtype='float16'", "activation_dtype": "activation_dtype='float16'", "reduce_dtype": "reduce_dtype='float16'",
     "comm": "comm=Comm(trace_buf_size=3)", "lr_scheduler_name": "lr_scheduler='linear'", "log_level": "log_level='ERROR'",
     "context_parallel_rotate_method": "context_parallel_rotate_method='alltoall'", "dp_replicate": "dp_replicate=2",
-    "data_parallel_size": "data_parallel_size=2",
+    "data_parallel_size": "data_parallel_size=2", "backend": "backend='gloo'",
+    "tensor_parallel_size": "tensor_parallel_size=2", "pipeline_parallel_size": "pipeline_parallel_size=2",
+    "context_parallel_size": "context_parallel_size=2",
 }  # fmt: skip
 # With a single process nothing more than 'auto' can follow from these.
-NEEDS = {"async_tensor_parallel": "async_tensor_parallel=True, compile_model=True"}
+NEEDS = {
+    "async_tensor_parallel": "async_tensor_parallel=True, compile_model=True",
+    "recompute": "recompute='selective', checkpoint_activations=True",
+}
 
 
 @pytest.fixture(autouse=True)

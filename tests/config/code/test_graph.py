@@ -150,7 +150,9 @@ def test_device_parameters_become_arguments(write):
         write(config_with(device_parameters="DeviceParameters(compile_model=True, param_dtype='float32', error_if_nonfinite=False)"))
     )
     args = arguments(graph)
-    assert (args["torch_compile"], args["bf16"], args["nonfinite_policy"]) == (True, False, "skip")
+    assert (args["bf16"], args["nonfinite_policy"]) == (False, "skip")
+    assert graph.root["device_parameters"].kwargs == {"compile_model": True, "param_dtype": "float32"}
+    assert graph.root["main"].kwargs["device_parameters"] is graph.root["device_parameters"]
     assert graph.root["model"].kwargs["config"].kwargs["precision"] == "float32"
 
 
@@ -247,11 +249,7 @@ def test_what_cannot_be_written_down_is_refused_with_its_place(write, problems, 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("device_parameters=DeviceParameters(tensor_parallel_size=2)", "tensor_parallel_size: 2 is not available yet"),
-        ("device_parameters=DeviceParameters(data_parallel_size=2)", "data_parallel_size: 2 is not available yet"),
-        ("device_parameters=DeviceParameters(checkpoint_activations=True)", "checkpoint_activations: True is not available yet"),
-        ("device_parameters=DeviceParameters(activation_dtype='float16')", "'float16' beside param_dtype 'bfloat16'"),
-        ("device_parameters=DeviceParameters(comm=Comm(trace_buf_size=3))", "comm.trace_buf_size: 3 is not available yet"),
+        ("device_parameters=DeviceParameters(activation_dtype='float16')", "weights in bfloat16 cannot be multiplied in float16"),
         ("checkpoint_parameters=CheckpointParameters(save_last=False)", "checkpoint_parameters.save_last: False is not available yet"),
         ("optimizer=print, training_parameters=TrainingParameters(weight_decay=0.2)", "the configuration has an optimizer of its own"),
         ("scheduler=print, training_parameters=TrainingParameters(warmup_steps=2)", "the configuration has an lr_scheduler of its own"),
@@ -276,10 +274,10 @@ def test_five_mistakes_are_told_together(write, problems):
     found = problems(
         write("""
         config = DreamTrainerConfig(
-            device_parameters=DeviceParameters(tensor_parallel_size=2, loss_parallel=True),
-            checkpoint_parameters=CheckpointParameters(pin_memory=True),
+            init_std=0.1, xavier_init=True,
+            checkpoint_parameters=CheckpointParameters(save_last=False),
             trainer_args={"logging_step": 3},
-            optimizer=print, training_parameters=TrainingParameters(learning_rate=1e-3),
+            optimizer=print, model=print, training_parameters=TrainingParameters(learning_rate=1e-3),
         )
         """)
     )
@@ -319,7 +317,7 @@ def test_fields_of_the_users_own_set_the_settings_of_their_name(write, problems,
     assert graph.root["optimizer"].kwargs["lr"] == 1e-3
     assert arguments(graph)["per_device_train_batch_size"] == 4
     assert graph.root["model"].kwargs["config"].kwargs["num_layers"] == 3
-    assert arguments(graph)["torch_compile"] is True
+    assert graph.root["device_parameters"].kwargs == {"compile_model": True, "param_dtype": "bfloat16"}
     assert graph.origins["optimizer", "lr"] == Origin(path, 6, 5)
     assert [record.getMessage() for record in caplog.records] == [f"{path}: nothing reads width: use it in a model, an optimizer ..."]
     assert code.load(path, ["learning_rate=0.5"]).root["optimizer"].kwargs["lr"] == 0.5

@@ -61,7 +61,7 @@ def test_values_are_read_by_their_type(write, capsys):
         ("seed=13", "13 brings bad luck"),
         ("seed.x=13", "cannot be set: seed is 5, not settings"),
         ("pair=[3]", "pair: expected"),
-        ("device_parameters.tensor_parallel=2", "device_parameters.tensor_parallel_size: 2 is not available yet"),
+        ("device_parameters.tensor_parallel=auto", "at most one size can be 'auto'"),
         ("trainer_args.logging_step=3", "trainer_args.logging_step"),
         ("optimzer.lr=3", "optimzer.lr: unknown key of Mine (did you mean 'optimizer'?)"),
     ],

@@ -102,46 +102,6 @@ def test_the_best_checkpoint_is_gone_on_from(write):
     assert len(losses("runs/my-project/experiments/run-001")) > trained
 
 
-class Batches:
-    """What stands in for a loader: batches of logits' inputs."""
-
-    def __init__(self, batches):
-        self.batches, self.taken = batches, 0
-
-    def iterate(self, epoch):
-        for batch in self.batches:
-            self.taken += 1
-            yield batch
-
-
-def test_the_sanity_check_finds_a_loss_that_is_not_finite():
-    import torch
-
-    from ironloom.callbacks import SanityCheck, TrainerState
-    from ironloom.errors import DataError
-    from ironloom.settings import TrainingArguments
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table = torch.nn.Embedding(4, 4)
-
-        def forward(self, input_ids):
-            assert not self.training
-            return self.table(input_ids)
-
-    ids = torch.zeros(2, 3, dtype=torch.long)
-    model, loader = Model(), Batches([{"input_ids": ids, "labels": ids}] * 3)
-    check = SanityCheck(2)
-    check.on_train_begin(TrainingArguments(), TrainerState(), None, model=model, eval_dataloader=loader)
-    assert loader.taken == 2 and model.training
-    torch.nn.init.constant_(model.table.weight, float("nan"))
-    check.on_train_begin(TrainingArguments(), TrainerState(global_step=3), None, model=model, eval_dataloader=loader)
-    with pytest.raises(DataError, match="the loss of validation batch 0 is nan before the first step"):
-        check.on_train_begin(TrainingArguments(), TrainerState(), None, model=model, eval_dataloader=loader)
-    assert model.training
-
-
 OWN = """
 import torch
 from net_beside_it import Net

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ironloom.config import overrides as command_line
 from ironloom.config.code import overrides as own_overrides
@@ -17,6 +18,7 @@ from ironloom.config.code.assemble import assemble
 from ironloom.config.code.given import Given
 from ironloom.config.code.history import note_earlier
 from ironloom.config.code.own_fields import forward, unused
+from ironloom.config.code.own_trainer import let_train, own_trainer
 from ironloom.config.code.values import Converter
 from ironloom.config.graph import Graph
 from ironloom.config.validate import in_order
@@ -61,10 +63,26 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Graph:
     idle = unused(given)
     if idle:
         logger.warning("%s: nothing reads %s: use it in a model, an optimizer ...", file, ", ".join(idle))
-    nothing = Given(DreamTrainerConfig(), file, absolute, given.sources)
-    note_earlier(graph, assemble(nothing, convert), before)
+    with _alone():
+        nothing = Given(DreamTrainerConfig(), file, absolute, given.sources)
+        default = assemble(nothing, convert)
+    note_earlier(graph, default, before)
     command_line.apply(graph, theirs)
+    trainer = own_trainer(picked.module, file)
+    if trainer is not None:
+        let_train(graph, trainer, given, convert)
     return graph
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Within the block there is no launcher: the defaults need not fit its number of processes."""
+    before = os.environ.pop("WORLD_SIZE", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["WORLD_SIZE"] = before
 
 
 def _graph(given: Given, convert: Converter) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -15,9 +16,14 @@ from ironloom.config.graph import Graph, Node, Path, children, is_leaf
 from ironloom.config.groups.assemble import assemble as assemble_groups
 from ironloom.config.groups.rules import validate
 from ironloom.errors import ConfigError, Origin
+from ironloom.settings.dream.base import BaseConfig
 
+DEVICES = "device_parameters"
 TRAINING = "training_parameters"
 CHECKPOINTS = "checkpoint_parameters"
+#: Fields that arguments of the trainer say.
+_TOLD = ("param_dtype", "error_if_nonfinite")
+_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def assemble(given: Given, convert: Converter) -> Graph:
@@ -37,6 +43,7 @@ def assemble(given: Given, convert: Converter) -> Graph:
     run.parts()
     run.cadence()
     run.arguments()
+    run.devices()
     run.callbacks()
     return graph
 
@@ -133,22 +140,52 @@ class _Run:
 
     def arguments(self) -> None:
         """Arguments of the trainer that no group has."""
-        device, saving = self.given.value("device_parameters"), self.given.value(CHECKPOINTS)
-        if device.compile_model:
-            self._set("torch_compile", True, "device_parameters.compile_model")
-        if not device.error_if_nonfinite:
-            self._set("nonfinite_policy", "skip", "device_parameters.error_if_nonfinite")
+        saving = self.given.value(CHECKPOINTS)
+        if not self.given.value(f"{DEVICES}.error_if_nonfinite"):
+            self._set("nonfinite_policy", "skip", f"{DEVICES}.error_if_nonfinite")
         if saving.keep_top_k is not None:
             self._set("save_total_limit", saving.keep_top_k if saving.keep_top_k > 0 else None, f"{CHECKPOINTS}.keep_top_k")
         if saving.model_weights_only:
             for name in ("save_optimizer_state", "save_scheduler_state"):
                 self._set(name, False, f"{CHECKPOINTS}.model_weights_only")
+        if saving.async_save:
+            self._set("async_save", True, f"{CHECKPOINTS}.async_save")
         if saving.resume_path is not None:
             path = self.convert(str(saving.resume_path), f"{CHECKPOINTS}.resume_path")
             self._set("resume_from_checkpoint", path, f"{CHECKPOINTS}.resume_path")
         for name, value in self.given.value("trainer_args").items():
             origin = self.given.origin("trainer_args", name)
             self._replace(("trainer_args", name), self.convert(value, f"trainer_args.{name}", origin), "trainer_args", inner=(name,))
+
+    def devices(self) -> None:
+        """How processes share the work, where that is more than a copy of the model for each."""
+        kwargs = self._devices(DEVICES, _TOLD)
+        if not kwargs:
+            return
+        kwargs["param_dtype"] = next((name for flag, name in _PRECISIONS.items() if self.args.kwargs[flag]), "float32")
+        node = Node("ironloom.settings:DeviceParameters", kwargs=kwargs)
+        main = self.graph.root.pop("main")
+        rest = {name: self.graph.root.pop(name) for name in list(self.graph.root) if name == "test_dataset"}
+        self.graph.root.update({"device_parameters": node, "main": main, **rest})
+        main.kwargs["device_parameters"] = node
+        self.graph.origins[(DEVICES,)] = self.given.origin(DEVICES)
+        for name, value in kwargs.items():
+            inner = [(name, key) for key in value.kwargs] if isinstance(value, Node) else [(name,)]
+            for path in inner:
+                self.graph.origins[DEVICES, *path] = self.given.origin(".".join((DEVICES, *path)))
+
+    def _devices(self, path: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Settings of devices that are not as they are for everybody."""
+        holder, found = self.given.value(path), {}
+        for field in dataclasses.fields(holder):
+            value = getattr(holder, field.name)
+            if isinstance(value, BaseConfig):
+                inner = self._devices(f"{path}.{field.name}")
+                if inner:
+                    found[field.name] = Node(f"ironloom.settings:{type(value).__name__}", kwargs=inner)
+            elif field.name not in without and value != field.default:
+                found[field.name] = value
+        return found
 
     def callbacks(self) -> None:
         """The user's callbacks, and those that settings ask for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,9 +10,12 @@ from ironloom.config.groups import batch
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
+from ironloom.settings.dream.world import fitting, nearest_divisors
 
 PROCESS = {"rank": ("RANK", -1, 0), "local_rank": ("LOCAL_RANK", 0, 0), "world_size": ("WORLD_SIZE", 1, 1)}
 ENVIRONMENT = Origin("environment", route="environment")
+SHARING = ("trainer.tensor_model_parallel_size", "trainer.pipeline_model_parallel_size")
+PRECISIONS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 BYTES = 257  # a byte-level vocabulary: every byte, and the end of text
 
 
@@ -56,6 +60,8 @@ def _is_vague(problem: Problem) -> bool:
 def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     """Every problem across groups but those of the batch sizes."""
     yield from _processes(facts, environment)
+    yield from _products(facts, environment)
+    yield from _precision(facts)
     yield from _schedule(facts)
     yield from _datasets(facts)
     yield from _heads(facts)
@@ -66,11 +72,12 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
 
 def batch_sizes(facts: Facts, environment: Mapping[str, str]) -> batch.Batch | Problem | None:
     """The three batch sizes, or why they cannot be; None if a number they need is unknown."""
-    values = facts("trainer.micro_batch_size", "trainer.train_batch_size", "trainer.gradient_accumulation_steps")
-    ranks = _number(environment, "WORLD_SIZE", 1)
-    if values is None or ranks is None:
+    values = facts("trainer.micro_batch_size", "trainer.train_batch_size", "trainer.gradient_accumulation_steps", *SHARING)
+    world = _number(environment, "WORLD_SIZE", 1)
+    if values is None or world is None:
         return None
-    micro, total, accumulation = values
+    micro, total, accumulation, *sharing = values
+    ranks = max(1, world // math.prod(sharing))
     if not facts.found.given("trainer", "micro_batch_size") and total and accumulation:
         micro = None
     sizes = batch.resolve(micro, accumulation, total, ranks)
@@ -96,6 +103,28 @@ def _processes(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem
             yield Problem(message, f"parallel.{key}", hint=f"leave the key out; the launcher sets {variable}")
 
 
+def _products(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Processes that share a model are some of all. Without a launcher their number is not known yet."""
+    world, values = _number(environment, "WORLD_SIZE", 1), facts(*SHARING)
+    if "WORLD_SIZE" not in environment or world is None or values is None or world % math.prod(values) == 0:
+        return
+    path, size, other = max(zip(SHARING, values, reversed(values), strict=True), key=lambda each: each[1])
+    message = f"{' x '.join(str(value) for value in values if value > 1)} processes that share a model do not divide the {world} there are"
+    yield Problem(message, path, hint=fitting(size, other, world))
+
+
+def _precision(facts: Facts) -> Iterator[Problem]:
+    """The type of the arithmetic is said twice, differently."""
+    values = facts("parallel.fsdp_mixed_precision", "model.precision")
+    if values is None or not facts.found.given("model", "precision") or values[0] == "mixed" or PRECISIONS[values[0]] == values[1]:
+        return
+    yield Problem(
+        f"{values[0]!r} contradicts model.precision {values[1]!r}",
+        "parallel.fsdp_mixed_precision",
+        hint="keep one of the two, or write mixed",
+    )
+
+
 def _schedule(facts: Facts) -> Iterator[Problem]:
     values = facts("optim.warmup_steps", "operation.train_steps")
     if values and values[0] > values[1]:
@@ -113,15 +142,18 @@ def _datasets(facts: Facts) -> Iterator[Problem]:
 
 
 def _heads(facts: Facts) -> Iterator[Problem]:
-    """Each device of a tensor-parallel group holds the same number of heads, and of their groups."""
-    devices = facts.found.values.get("trainer", {}).get("tensor_model_parallel_size", 1)
-    values = facts("model.num_attention_heads", "model.num_attention_groups")
-    if not values or type(devices) is not int or devices < 2:
+    """Each process of a tensor-parallel group holds the same number of heads, of their groups, and of hidden units."""
+    keys = ("model.num_attention_heads", "model.num_attention_groups", "model.d_ffn")
+    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size")
+    if values is None or found is None:
         return
-    for key, value in zip(("num_attention_heads", "num_attention_groups"), values, strict=True):
+    (devices,) = found
+    counts = [value for value in values if value is not None]
+    for key, value in zip(keys, values, strict=True):
         if value is not None and value % devices:
             message = f"{value} is not a multiple of trainer.tensor_model_parallel_size {devices}"
-            yield Problem(message, f"model.{key}", hint="each device holds the same number")
+            near = nearest_divisors(devices, math.gcd(*counts))
+            yield Problem(message, key, hint=f"each process holds the same number; tensor_model_parallel_size {near} would fit")
 
 
 def _lengths(facts: Facts) -> Iterator[Problem]:

@@ -2,82 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from ironloom.config import secrets
-from ironloom.config.graph import Graph, Node, Path, Step, dotted
-from ironloom.config.groups.gathered import DATA_FILE, DEFAULT, Gathered
+from ironloom.config.graph import Graph, Node
+from ironloom.config.groups.devices import devices_of, precision_of
+from ironloom.config.groups.gathered import DEFAULT, Gathered
+from ironloom.config.groups.keys import Keys
 from ironloom.config.groups.rules import Groups
 from ironloom.config.sourced import Sourced, settle
-from ironloom.settings.base import Settings, field_names
+from ironloom.settings.base import field_names
 from ironloom.settings.model import ModelConfig
 
 ATTRIBUTE = "ironloom.config.targets:attribute"
 
 
-class _Keys:
-    """Values of the groups with their origins, by ``group.key``."""
-
-    def __init__(self, groups: Groups, found: Gathered):
-        self._groups = groups
-        self._found = found
-
-    def __call__(self, path: str) -> Sourced:
-        """The value of ``group.key``."""
-        value = self._value(path)
-        return self._deep(value.to_dict() if isinstance(value, Settings) else value, tuple(path.split(".")))
-
-    def _deep(self, value: Any, path: Path) -> Sourced:
-        """A value with its origin, and likewise everything inside it."""
-        origin = self._found.origin(path)
-        if path in self._found.secrets:
-            text, typed = self._found.secrets[path]
-            inside: Any = secrets.reference(text, typed=typed, origin=origin)
-        elif isinstance(value, dict):
-            inside = {name: self._deep(child, (*path, name)) for name, child in value.items()}
-        elif isinstance(value, list):
-            inside = [self._deep(child, (*path, index)) for index, child in enumerate(value)]
-        else:
-            inside = value
-        return Sourced(inside, origin, self._found.steps(path), (_shown(path),))
-
-    def derived(self, value: Any, *paths: str) -> Sourced:
-        """A value that follows from keys; its origin is that of the first that was given.
-
-        What each of the keys says is what "stood there before".
-        """
-        places: list[Path] = [tuple(path.split(".")) for path in paths]
-        origins = [self._found.origin(place) for place in places]
-        origin = next((origin for origin in origins if origin != DEFAULT), DEFAULT)
-        said = [Step(f"{path} = {self._value(path)!r}", origin) for path, origin in zip(paths, origins, strict=True)]
-        route = "default" if origin == DEFAULT else "derived"
-        return Sourced(value, dataclasses.replace(origin, route=route), said, tuple(map(_shown, places)))
-
-    def settled(self, value: Any, path: str, *others: str) -> Sourced:
-        """The value of a key that was given, or else one that is derived from it and others."""
-        is_own = self._found.given(*path.split(".")) and self._value(path) == value
-        return self(path) if is_own else self.derived(value, path, *others)
-
-    def _value(self, path: str) -> Any:
-        group, _, key = path.partition(".")
-        return getattr(getattr(self._groups, group), key)
-
-
-def _shown(path: Path) -> str:
-    """A key as the user writes it."""
-    return dotted(("data", *path[1:]) if path[0] == DATA_FILE else path)
-
-
 def assemble(groups: Groups, found: Gathered) -> Graph:
     """The graph of valid groups; ``main`` is the trainer."""
-    key = _Keys(groups, found)
+    key = Keys(groups, found)
     data = _data(groups, found, key)
     tokenizer = _node(ATTRIBUTE, data, "tokenizer", name="tokenizer")
-    arguments = _arguments(groups, key)
-    model = _model(key, tokenizer)
+    precision = precision_of(groups, key)
+    arguments = _arguments(groups, key, precision)
+    model = _model(key, tokenizer, precision)
     optimizer = _optimizer(groups, key)
     schedule = _schedule(key)
+    devices = devices_of(groups, key)
+    spread: dict[str, Any] = {} if devices is None else {"device_parameters": devices}
     main = _node(
         "ironloom.trainer:Trainer",
         model_init=model,
@@ -89,6 +39,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
         callbacks=_callbacks(groups, key),
+        **spread,
     )
     return settle(
         {
@@ -98,6 +49,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
             "model": model,
             "optimizer": optimizer,
             "lr_scheduler": schedule,
+            **spread,
             "main": main,
             "test_dataset": _node(ATTRIBUTE, data, "test"),
         }
@@ -109,7 +61,7 @@ def _node(target: str, *args: Any, mode: Any = "call", name: str | None = None, 
     return Node(target, mode, fixed, kwargs, name)
 
 
-def _data(groups: Groups, found: Gathered, key: _Keys) -> Node:
+def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
     # The size of a vocabulary that is loaded is its own: only one that somebody wrote is held against it.
     is_trained = groups.model.tokenizer_type == "bbpe" and groups.model.vocab_name_or_path is None
     is_given = found.origin(("data", "vocab_size")).route != "default"
@@ -130,8 +82,9 @@ def _data(groups: Groups, found: Gathered, key: _Keys) -> Node:
     )
 
 
-def _model(key: _Keys, tokenizer: Node) -> Node:
+def _model(key: Keys, tokenizer: Node, precision: Sourced) -> Node:
     shape: dict[str, Any] = {name: key(f"model.{name}") for name in field_names(ModelConfig)}
+    shape["precision"] = precision
     return _node(
         "ironloom.models:build_decoder",
         mode="partial",
@@ -145,7 +98,7 @@ def _model(key: _Keys, tokenizer: Node) -> Node:
     )
 
 
-def _optimizer(groups: Groups, key: _Keys) -> Node:
+def _optimizer(groups: Groups, key: Keys) -> Node:
     targets = {"adam": "ironloom.optim:adamw", "adamw": "ironloom.optim:adamw"}
     return _node(
         targets[groups.optim.optimizer],
@@ -158,7 +111,7 @@ def _optimizer(groups: Groups, key: _Keys) -> Node:
     )
 
 
-def _schedule(key: _Keys) -> Node:
+def _schedule(key: Keys) -> Node:
     return _node(
         "ironloom.optim:warmup_anneal",
         mode="partial",
@@ -170,7 +123,7 @@ def _schedule(key: _Keys) -> Node:
     )
 
 
-def _callbacks(groups: Groups, key: _Keys) -> list[Node]:
+def _callbacks(groups: Groups, key: Keys) -> list[Node]:
     utils, callbacks = groups.utils, []
     if utils.tensorboard_dir is not None:
         folder = f"{utils.tensorboard_dir}/{groups.trainer.model_name}"  # a run of its own in TensorBoard
@@ -186,7 +139,7 @@ def _callbacks(groups: Groups, key: _Keys) -> list[Node]:
     return callbacks
 
 
-def _arguments(groups: Groups, key: _Keys) -> Node:
+def _arguments(groups: Groups, key: Keys, precision: Sourced) -> Node:
     trainer, operation, sizes = groups.trainer, groups.operation, groups.batch
     folder = trainer.model_path or f"output/{trainer.model_name}"
     micro, total, accumulation = (
@@ -205,8 +158,8 @@ def _arguments(groups: Groups, key: _Keys) -> Node:
         ),
         gradient_accumulation_steps=key.settled(sizes.accumulation, accumulation, total, micro),
         seed=key("init.seed"),
-        bf16=key.derived(groups.model.precision == "bfloat16", "model.precision"),
-        fp16=key.derived(groups.model.precision == "float16", "model.precision"),
+        bf16=key.derived(precision.value == "bfloat16", *precision.keys),
+        fp16=key.derived(precision.value == "float16", *precision.keys),
         max_grad_norm=key("optim.clip_grad"),
         attention_kernel=key.derived(kernel, "trainer.use_flash_attn"),
         deterministic=key("utils.deterministic"),
@@ -226,5 +179,7 @@ def _arguments(groups: Groups, key: _Keys) -> Node:
         resume_from_checkpoint=Sourced(True, DEFAULT),
         restore_optimizer_state=key("optim.load_checkpoint_optim_state"),
         restore_scheduler_state=key("optim.load_checkpoint_lr_scheduler"),
+        save_dist_ckpt=key("operation.save_dist_ckpt"),
+        fsdp_state_dict_type=key("parallel.fsdp_state_dict_type"),
         exit_steps=key("operation.exit_interval"),
     )

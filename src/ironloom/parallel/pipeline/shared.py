@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ironloom.parallel.norms import local
 from ironloom.parallel.pipeline.runner import Layout
 from ironloom.parallel.pipeline.stage import StagePlan
 
@@ -64,4 +65,20 @@ class SharedParameters:
         from ironloom.parallel.gradients import sum_gradients
 
         for group, parameters in self.groups:
-            sum_gradients([parameter for parameter in parameters if parameter.requires_grad], group, [], device)
+            trained = [parameter for parameter in parameters if parameter.requires_grad]
+            # The shards that two stages have of one parameter are the same piece of it.
+            parts = [_part(parameter) for parameter in trained]
+            sum_gradients(parts, group, [], device)
+            for parameter, part in zip(trained, parts, strict=True):
+                if parameter.grad is None and part.grad is not None:
+                    parameter.grad = torch.zeros_like(parameter)
+                    local(parameter.grad).copy_(part.grad)
+
+
+def _part(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter itself, or this process's part of a sharded one with its part of the gradient."""
+    if local(parameter) is parameter:
+        return parameter
+    part = nn.Parameter(local(parameter).detach())
+    part.grad = None if parameter.grad is None else local(parameter.grad)
+    return part

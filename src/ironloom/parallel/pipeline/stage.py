@@ -74,6 +74,7 @@ class StageModule(nn.Module):
 
     _model: nn.Module
     _slot: _Slot
+    _places: list[tuple[str, dict[str, nn.Parameter | None], str]]
     _stand_ins: list[tuple[dict[str, Any], str, nn.Module]]
 
     def __init__(self, model: nn.Module, plan: StagePlan, recompute: bool = False, numerics: Numerics = contextlib.nullcontext):
@@ -84,11 +85,14 @@ class StageModule(nn.Module):
         self._slot = _Slot()
         self._stand_ins = _stand_ins(model, plan, self._slot, recompute)
         names = set(plan.parameters)
-        self._owned = [(name, parameter) for name, parameter in model.named_parameters() if name in names]
+        self.__dict__["_places"] = [_place(model, name) for name, _ in model.named_parameters() if name in names]
 
     def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that the stage uses, under their names in the model."""
-        yield from ((f"{prefix}.{name}" if prefix else name, parameter) for name, parameter in self._owned)
+        """The parameters that the stage uses, under their names in the model: those that are there now, in parts or gathered."""
+        for name, table, key in self._places:
+            parameter = table[key]
+            assert parameter is not None, "the process keeps what its stages use"
+            yield (f"{prefix}.{name}" if prefix else name), parameter
 
     def forward(self, *hidden: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Run the stage.
@@ -110,6 +114,12 @@ class StageModule(nn.Module):
         if torch.is_grad_enabled() and not result.requires_grad:
             return result.detach().requires_grad_()  # everything so far is frozen, but the schedule expects a gradient
         return result
+
+
+def _place(model: nn.Module, name: str) -> tuple[str, dict[str, nn.Parameter | None], str]:
+    """Where a parameter stands: its name, its module's table of parameters, its key there."""
+    path, _, key = name.rpartition(".")
+    return name, model.get_submodule(path)._parameters, key
 
 
 class _Slot:

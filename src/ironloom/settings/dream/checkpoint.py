@@ -35,10 +35,11 @@ class CheckpointParameters(BaseConfig):
     keep_top_k: Annotated[int, Ge(-1)] | None = setting(
         None, "Checkpoints to keep: the best ones and the newest, without a metric the newest ones; 0 or -1: all; null: 2."
     )
+    async_save: bool = setting(False, "Copy what a checkpoint holds and let a thread write it while training goes on.")
     save_last: bool = setting(True, "Save at the end of training too.", planned="the last step is always saved")
     model_weights_only: bool = setting(False, "Leave the states of optimizer and schedule out.")
     strict_load: bool = setting(True, "Refuse a checkpoint that does not fit the model.", planned="a checkpoint fits or is refused")
-    pin_memory: bool = setting(False, "Copy through page-locked memory.", planned="it comes with asynchronous saving")
+    pin_memory: bool = setting(False, "Copy through page-locked memory.", planned="async_save copies into ordinary memory")
 
     resume_mode: Literal["latest", "last", "best", "min", "max"] = setting(
         "latest", "Go on from the latest checkpoint (also: last) or from the best one (also: min, max, which say what is best)."

@@ -13,11 +13,7 @@ from pydantic import BeforeValidator, FiniteFloat
 from ironloom.errors import Problem
 from ironloom.settings.base import setting
 from ironloom.settings.dream.base import BaseConfig
-from ironloom.settings.dream.world import visible_devices, world_size
-
-DISTRIBUTED = "it comes with distributed training"
-MEMORY = "it comes with activation checkpointing"
-COMPILER = "it comes with the compiler's options"
+from ironloom.settings.dream.world import fitting, visible_devices, world_size
 
 Count = Annotated[int, Ge(1)]
 Size = Count | Literal["auto"]
@@ -36,9 +32,14 @@ Dtype = Annotated[Literal["bfloat16", "float16", "float32"], BeforeValidator(_dt
 class Comm(BaseConfig):
     """Communication between processes."""
 
-    init_timeout_seconds: Count = setting(300, "Patience with a silent rank until the first step.", planned=DISTRIBUTED)
-    train_timeout_seconds: Count = setting(300, "Patience with a silent rank from then on.", planned=DISTRIBUTED)
-    trace_buf_size: Annotated[int, Ge(0)] = setting(20000, "Entries of the flight recorder.", planned=DISTRIBUTED)
+    init_timeout_seconds: Count = setting(600, "Patience with a silent rank until training begins.")
+    train_timeout_seconds: Count = setting(600, "Patience with a silent rank from then on.")
+    trace_buf_size: Annotated[int, Ge(0)] = setting(
+        256, "Collectives of each rank that PyTorch's flight recorder keeps, to tell after a failure who called which."
+    )
+    backend: Literal["nccl", "gloo"] | None = setting(
+        None, "How processes talk; null, and nccl where there is no CUDA: as the device does, gloo on a CPU."
+    )
 
 
 @dataclass(kw_only=True)
@@ -66,36 +67,38 @@ class DeviceParameters(BaseConfig):
     context_parallel_size: Size = setting(1, "Devices that share each sequence.")
     dp_replicate: Size = setting("auto", "Copies of the model.")
     dp_shard: Size = setting(1, "Devices that share the weights of one copy.")
-    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.", planned=DISTRIBUTED)
-    force_ddp: bool = setting(False, "Wrap for replication on a single device too.", planned=DISTRIBUTED)
+    force_fsdp: bool = setting(False, "Wrap for sharding on a single device too.")
+    force_ddp: bool = setting(False, "Wrap for replication on a single device too.")
 
-    param_dtype: Dtype = setting("bfloat16", "Arithmetic of the forward and backward pass; the weights are kept in float32.")
-    activation_dtype: Dtype | None = setting(None, "Type of activations; null: param_dtype.")
-    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed.", planned=DISTRIBUTED)
+    param_dtype: Dtype = setting("bfloat16", "Type in which weights enter the arithmetic, and are gathered; they are kept in float32.")
+    activation_dtype: Dtype | None = setting(
+        None, "Type of the arithmetic of the forward and backward pass (autocast), and so of activations; null: param_dtype."
+    )
+    reduce_dtype: Dtype = setting("float32", "Type in which gradients are summed over processes.")
     error_if_nonfinite: bool = setting(True, "Stop at a loss or gradient that is not finite; false: skip that step.")
 
     compile_model: bool = setting(False, "Compile the model with torch.compile.")
-    compiled_autograd: bool = setting(False, "Compile the backward pass too.", planned=COMPILER)
+    compiled_autograd: bool = setting(False, "Compile the backward pass too.")
     async_tensor_parallel: bool | None = setting(
-        None, "Overlap the communication of tensor parallelism; null: where there is any and the model is compiled.", planned=DISTRIBUTED
+        None, "Overlap the communication of tensor parallelism (CUDA, compiled, with sequence_parallel); null: do not."
     )
-    loss_parallel: bool = setting(False, "Compute the loss on split logits.", planned=DISTRIBUTED)
+    sequence_parallel: bool = setting(False, "With tensor parallelism: norms, dropout and residual sums on slices of the sequence.")
+    loss_parallel: bool = setting(False, "With tensor parallelism: the loss from logits of which each device has some columns.")
     context_parallel_rotate_method: Literal["allgather", "alltoall"] = setting(
-        "allgather", "How keys and values go round.", planned=DISTRIBUTED
+        "allgather", "How keys and values go round: all at once, or one device's after the other's (a ring)."
     )
 
-    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.", planned=MEMORY)
-    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(
-        1.0, "Share of the activations that the compiler may keep.", planned=MEMORY
-    )
-    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.", planned=DISTRIBUTED)
-    offload_parameters: bool = setting(False, "Keep weights in host memory.", planned=DISTRIBUTED)
+    checkpoint_activations: bool = setting(False, "Recompute activations in the backward pass.")
+    recompute: Literal["full", "selective"] = setting("full", "What is recomputed: whole blocks, or all but matrix products and attention.")
+    activation_memory_budget: Annotated[FiniteFloat, Gt(0), Le(1)] = setting(1.0, "Share of the activations that the compiler may keep.")
+    offload_optimizer: bool = setting(False, "Keep the optimizer's state in host memory.")
+    offload_parameters: bool = setting(False, "Keep sharded weights in host memory.")
     comm: Comm = setting(default_factory=Comm, doc="Communication between processes.")
 
     def problems(self) -> Iterable[Problem]:
         """Combinations that cannot be, and a number of devices that is not there."""
         data = [name for name in ("dp_replicate", "dp_shard") if getattr(self, name) == "auto"]
-        others = [name for name in _FIXED[1:] if getattr(self, name) == "auto"]
+        others = [name for name in _FIXED[1:4] if getattr(self, name) == "auto"]
         # A data-parallel size that is given settles one of its two parts, but not both.
         autos = [*data, *others] if self.data_parallel_size is None or len(data) > 1 else others
         if len(autos) > 1:
@@ -105,8 +108,18 @@ class DeviceParameters(BaseConfig):
             yield Problem("force_fsdp and force_ddp exclude each other", "force_ddp", hint="drop one of them")
         if self.async_tensor_parallel and not self.compile_model:
             yield Problem("asynchronous tensor parallelism is the compiler's work", "async_tensor_parallel", hint="set compile_model")
+        yield from self._effects()
         yield from self._data_parallel_problems()
         yield from self._world_problems()
+
+    def _effects(self) -> Iterable[Problem]:
+        """Options without what they are options of, and types that cannot go together."""
+        for name, default, needed, hint in _OPTIONS_OF:
+            if getattr(self, name) != default and str(getattr(self, needed)) in ("1", "False"):
+                yield Problem(f"it has no effect without {needed}", name, hint=f"set {needed}{hint}, or leave {name} out")
+        if self.activation_dtype not in (None, self.param_dtype) and self.param_dtype != "float32":
+            message = f"weights in {self.param_dtype} cannot be multiplied in {self.activation_dtype}"
+            yield Problem(message, "activation_dtype", hint="leave it out, or set param_dtype to float32")
 
     def _data_parallel_problems(self) -> Iterable[Problem]:
         wanted = self.data_parallel_size
@@ -122,10 +135,14 @@ class DeviceParameters(BaseConfig):
         known, is_open = self._known_devices()
         world, devices = world_size(), visible_devices()
         sizes = " x ".join(f"{label} {size}" for label, size in self._sizes().items() if size not in (1, "auto"))
-        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto")), "data_parallel_size")
+        path = next((name for name in _FIXED if getattr(self, name) not in (1, "auto", None)), "dp_replicate")
         if world is not None and (world % known or (not is_open and known != world)):
             found = f"total devices ({known}) must match the available processes ({world}): {sizes or 'every size is 1'}"
-            yield Problem(found, path, hint="change a size, start as many processes, or set one size to 'auto'")
+            size = self._sizes().get(path, 1)
+            size = size if isinstance(size, int) else 1
+            can_open = not is_open and self.data_parallel_size is None and world % (known // int(self.dp_replicate)) == 0
+            open_up = "dp_replicate 'auto' or " if can_open else ""
+            yield Problem(found, path, hint=open_up + fitting(size, known // size, world, is_open))
         elif world is None and devices is not None and known > devices:
             yield Problem(f"total devices ({known}) must match available GPUs ({devices}): {sizes}", path, hint="make a size smaller")
 
@@ -151,17 +168,6 @@ class DeviceParameters(BaseConfig):
         if world is None or world % known:
             return None
         return world // known * math.prod(size for size in parts if isinstance(size, int))
-
-    def unavailable(self) -> Iterable[Problem]:
-        """What can be written here but not run yet: every parallel size above 1, and what is marked so."""
-        yield from super().unavailable()
-        for name, size in self._sizes().items():
-            if isinstance(size, int) and size > 1:
-                yield Problem(f"{size} is not available yet: {DISTRIBUTED}", name, hint="leave the key out")
-        if self.activation_dtype not in (None, self.param_dtype):
-            message = f"{self.activation_dtype!r} beside param_dtype {self.param_dtype!r} is not available yet"
-            yield Problem(message, "activation_dtype", hint="leave the key out")
-        yield from (Problem(each.message, f"comm.{each.path}", hint=each.hint) for each in self.comm.unavailable())
 
     @classmethod
     def SINGLE_DEVICE(cls, **options: Any) -> Self:  # noqa: N802 - the specification's name
@@ -196,4 +202,13 @@ class DeviceParameters(BaseConfig):
         return cls(**{"dp_replicate": "auto", "dp_shard": dp_shard, "tensor_parallel_size": tensor_parallel, **options})
 
 
-_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
+#: Option, the value that asks for nothing, what it is an option of, and what to say of that.
+_OPTIONS_OF = (
+    ("sequence_parallel", False, "tensor_parallel_size", " above 1"),
+    ("loss_parallel", False, "tensor_parallel_size", " above 1"),
+    ("context_parallel_rotate_method", "allgather", "context_parallel_size", " above 1"),
+    ("recompute", "full", "checkpoint_activations", ""),
+    ("compiled_autograd", False, "compile_model", ""),
+    ("activation_memory_budget", 1.0, "compile_model", ""),
+)
+_FIXED = ("dp_shard", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size", "dp_replicate", "data_parallel_size")

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ConfigDict, InstanceOf, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from ironloom.errors import Problem
-from ironloom.settings.base import _choices, _expectation, _shown, nearest
+from ironloom.errors import ConfigError, Problem
+from ironloom.settings.base import Settings, _choices, _expectation, _shown, nearest
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -64,9 +64,15 @@ def checked(cls: type, name: str, value: Any, is_text: bool = False) -> tuple[An
         value: What is to be set.
         is_text: Whether the value was read from text, where a path is a text and a tuple a list.
     """
-    adapter = _adapter(cls, name)
+    adapter, hint = _adapter(cls, name), field_types(cls)[name]
     if adapter is None:
         return value, None
+    if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, dict):
+        try:  # settings inside settings may be written as a mapping
+            return hint(**value), None
+        except ConfigError as error:
+            first = error.problems[0]
+            return value, dataclasses.replace(first, path=f"{name}.{first.path}")
     try:
         return adapter.validate_python(value), None
     except ValidationError as error:
