@@ -72,8 +72,8 @@ class Meter(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             # A number is asked of a tensor that has none: nothing is wrong, and losses and counts are one.
             return False if args[0].dtype is torch.bool else 1
-        if func is torch.ops._c10d_functional.wait_tensor.default:
-            return args[0]
+        if func is torch.ops._c10d_functional.wait_tensor.default and self._mode is not None:
+            return args[0]  # as a real one does; a fake one would be a new tensor
         result = func(*args, **(kwargs or {}))
         if active_fake_mode() is not self._mode:
             return result  # DTensor asks for the shape of a result

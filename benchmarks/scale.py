@@ -40,6 +40,13 @@ DEGREES = {
     "tensor_parallel_size": "tp",
     "pipeline_parallel_size": "pp",
 }
+#: Further fields, when they are set.
+SHOWN = {
+    "sequence_parallel": "sequence parallel",
+    "loss_parallel": "loss parallel",
+    "context_parallel_rotate_method": "ring",
+    "recompute": "selective",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Row:
         length: Tokens of a sample.
         samples: Samples of a batch.
         recompute: Whether the activations of blocks are computed again.
+        options: Further fields of DeviceParameters.
         pipeline: Arguments of the pipeline.
         stage: Stage whose first process is shown.
     """
@@ -61,6 +69,7 @@ class Row:
     length: int = 8192
     samples: int = 1
     recompute: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
 
@@ -79,6 +88,7 @@ class Row:
         more = []
         if self.pipeline:
             more.append(f"{self.pipeline['schedule_class'].removeprefix('Schedule')}, stage {self.stage}")
+        more += [SHOWN[option] for option in self.options]
         if not self.recompute:
             more.append("nothing recomputed")
         return "; ".join([" x ".join(parts), *more])
@@ -86,7 +96,7 @@ class Row:
     def figures(self) -> Figures:
         """What the simulation counts."""
         again = "checkpoint_sequential" if self.pipeline else "checkpoint_activations"
-        fields: dict[str, Any] = {"dp_replicate": 1, "param_dtype": "bfloat16", **self.degrees}
+        fields: dict[str, Any] = {"dp_replicate": 1, "param_dtype": "bfloat16", **self.degrees, **self.options}
         arguments = dict(self.pipeline)
         (arguments if self.pipeline else fields)[again] = self.recompute
         run = Run(SHAPES[self.model], VOCABULARY, self.world, DeviceParameters(**fields), self.length, self.samples, arguments)
@@ -106,6 +116,9 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.2f}"
 
 
+SLICES = {"sequence_parallel": True, "loss_parallel": True}
+RING = {"context_parallel_rotate_method": "alltoall"}
+SELECTIVE = {"recompute": "selective"}
 PIPE = {"pipeline_chunks": 8, "stages_per_rank": 1}
 TWO = {"pipeline_chunks": 8, "stages_per_rank": 2}
 PIPELINE = {"degrees": {"pipeline_parallel_size": 4, "dp_replicate": 8}, "samples": 8}
@@ -125,26 +138,33 @@ TABLES = {
         Row({"dp_replicate": 8, "dp_shard": 8}),
         Row({"dp_replicate": 16, "dp_shard": 64}),
         Row({"dp_shard": 8, "tensor_parallel_size": 8}),
+        Row({"dp_shard": 8, "tensor_parallel_size": 8}, options=SLICES),
         Row({"dp_shard": 32, "context_parallel_size": 8}, length=131072),
+        Row({"dp_shard": 32, "context_parallel_size": 8}, length=131072, options=RING),
         Row({"dp_shard": 32, "context_parallel_size": 4, "tensor_parallel_size": 8}, length=131072),
+        Row({"dp_shard": 32, "context_parallel_size": 4, "tensor_parallel_size": 8}, length=131072, options=SLICES),
         Row({"dp_shard": 64}, model="70B"),
         Row({"dp_shard": 32, "tensor_parallel_size": 8}, model="70B"),
-        Row({"dp_shard": 128, "tensor_parallel_size": 8}, model="70B"),
+        Row({"dp_shard": 32, "tensor_parallel_size": 8}, model="70B", options=SLICES),
+        Row({"dp_shard": 128, "tensor_parallel_size": 8}, model="70B", options=SLICES),
     ],
     "pipelines": [
         Row(**PIPELINE, pipeline={"schedule_class": "ScheduleGPipe", **PIPE}),
         *(Row(**PIPELINE, pipeline={"schedule_class": "Schedule1F1B", **PIPE}, stage=stage) for stage in range(4)),
+        Row({"pipeline_parallel_size": 4, "dp_shard": 8}, samples=8, pipeline={"schedule_class": "Schedule1F1B", **PIPE}),
         *(Row(**PIPELINE, pipeline={"schedule_class": "ScheduleInterleaved1F1B", **TWO}, stage=stage) for stage in (0, 3)),
         *(Row(**PIPELINE, pipeline={"schedule_class": "ScheduleInterleavedZeroBubble", **TWO}, stage=stage) for stage in (0, 3)),
         *(Row(**PIPELINE, pipeline={"schedule_class": "ScheduleZBVZeroBubble", **TWO}, stage=stage) for stage in (0, 3)),
     ],
     "published": [
         Row({"dp_shard": 8}, samples=2, recompute=False),
+        Row({"dp_shard": 8}, samples=2, options=SELECTIVE),
+        Row({"dp_shard": 128}, samples=2, options=SELECTIVE),
         Row({"dp_shard": 8}, samples=2),
-        Row({"dp_shard": 128}, samples=2),
         Row({"dp_shard": 8}, length=32768),
         Row({"dp_shard": 4, "context_parallel_size": 2}, length=65536),
         Row({"dp_shard": 2, "context_parallel_size": 4}, length=131072),
+        Row({"dp_shard": 32, "tensor_parallel_size": 8}, model="70B", samples=16, options=SLICES),
     ],
 }
 

@@ -70,6 +70,8 @@ REAL = {
     "sharded": small(2, dp_shard=2),
     "context": small(2, dp_shard=1, context_parallel_size=2, checkpoint_activations=True),
     "sharded x tensor": small(4, dp_shard=2, tensor_parallel_size=2),
+    "slices": small(2, tensor_parallel_size=2, sequence_parallel=True, loss_parallel=True),
+    "ring": small(2, context_parallel_size=2, context_parallel_rotate_method="alltoall"),
     "pipeline": small(2, pipeline_parallel_size=2, arguments=PIPELINE),
 }
 
@@ -128,6 +130,14 @@ def test_the_formulas_of_what_the_forward_pass_keeps(tp: int, recompute: bool) -
     expected = 4 * D if recompute else 16 * D + 4 * D + (heads + 8 * F) / tp
     # A number for each token and norm, and of each block the memory that waits to be gathered into again.
     assert (six - five) / (SAMPLES * LENGTH) == pytest.approx(expected, rel=0.02)
+
+
+def test_slices_of_sequences_divide_what_lies_between_split_layers() -> None:
+    """But the gathered inputs of the matrix products are kept whole."""
+    sizes = {"dp_shard": 2, "tensor_parallel_size": 2, "sequence_parallel": True}
+    five, six = (simulated(small(4, layers, **sizes)).kept for layers in (5, 6))
+    heads = 4 * D + 4 * D * GROUPS / HEADS + 4 * HEADS
+    assert (six - five) / (SAMPLES * LENGTH) == pytest.approx(16 * D / 2 + 4 * D + (heads + 8 * F) / 2, rel=0.02)
 
 
 def test_every_row_of_the_page_is_one_of_the_program() -> None:
