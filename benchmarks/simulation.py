@@ -30,7 +30,7 @@ from ironloom.models.build import allocate
 from ironloom.models.config import DecoderConfig
 from ironloom.objectives import CrossEntropy, chunked
 from ironloom.optim.adamw import AdamW
-from ironloom.parallel import context_attention
+from ironloom.parallel import context_attention, context_ring
 from ironloom.parallel.mesh import AXES, Place, degrees_of, make_mesh
 from ironloom.parallel.norms import local
 from ironloom.parallel.team import Ranks
@@ -183,6 +183,7 @@ def as_accelerator() -> Iterator[None]:
         replace(context_attention, "_band", lambda *_: None)
         replace(bias, "causal_lower_right", lambda *_: None)
         replace(chunked, "CPU_CHUNK", chunked.DEVICE_CHUNK)
+        replace(context_ring, "CPU_SCORES", context_ring.DEVICE_SCORES)
         replace(nn.Module, "to", lambda module, *_: module)
         for owner, name in ((Place, "axes"), (Place, "shards"), (pipeline_engine, "_pipelines"), (DeviceMesh, "_concatenate")):
             replace(owner, name, _real(getattr(owner, name)))
