@@ -267,7 +267,7 @@ def as_accelerator() -> Iterator[None]:
         replace(nn.Module, "to", lambda module, *_: module)
         for owner, name in ((Place, "axes"), (Place, "shards"), (pipeline_engine, "_pipelines"), (DeviceMesh, "_concatenate")):
             replace(owner, name, _real(getattr(owner, name)))
-        for place in ("ironloom.parallel.apply.broadcast_weights", "ironloom.trainer.pipeline_engine.broadcast_weights"):
+        for place in ("ironloom.parallel.apply.broadcast_weights", "ironloom.parallel.pipeline.apply.broadcast_weights"):
             stack.enter_context(mock.patch(place))
         stack.enter_context(mock.patch("ironloom.parallel.pipeline.split._compare"))
         for place in ("ironloom.trainer.engine.token_error", "ironloom.trainer.pipeline_engine.token_error"):
