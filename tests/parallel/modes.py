@@ -64,7 +64,7 @@ ALONE = {
     "data parallel": Mode(2, models=(*FAMILIES, "tiny"), quick=(*TWO, "tiny")),
     "data parallel, given": Mode(2, {"dp_replicate": 2}, TWO, TWO),
     "sharded": Mode(2, {"dp_shard": 2}, (*FAMILIES, "tiny"), (*TWO, "tiny")),
-    "tensor parallel": Mode(2, {"tensor_parallel_size": 2}, quick=TWO),
+    "tensor parallel": Mode(2, {"tensor_parallel_size": 2}, quick=("decoder",)),
     "context parallel": Mode(2, {"context_parallel_size": 2}, quick=TWO),
 }
 ONE = ("decoder",)
@@ -147,20 +147,18 @@ def _staged(factor: str, models: tuple[str, ...], quick: tuple[str, ...] = (), *
 
 def _scheduled(factor: str, schedule: str) -> Mode:
     """The plain trainer with the arguments of a pipeline."""
-    quick = TIES[:1] if (factor, schedule) in SPLIT_BACKWARD else ()
     nproc, others = FACTORS[factor]
     batch = 8 // degrees_of(spread_over(pipeline_parallel_size=2, **others), nproc).data
     pipeline = {"schedule_class": schedule, "stages_per_rank": SCHEDULES[schedule].least, "pipeline_chunks": 4}
     args, alone = {"per_device_train_batch_size": batch, **pipeline}, {"per_device_train_batch_size": 8}
-    return Mode(nproc, {"pipeline_parallel_size": 2, **others}, ("deep tied", "deep llama"), quick, args, alone, cls=with_pipeline)
+    return Mode(nproc, {"pipeline_parallel_size": 2, **others}, ("deep tied", "deep llama"), (), args, alone, cls=with_pipeline)
 
 
-SPLIT_BACKWARD = {("sharded", "ScheduleZBVZeroBubble")}
 STAGES = {
     "pipeline": Mode(2, {"pipeline_parallel_size": 2}, STAGED, ("decoder", "llama")),
     "pipeline x data parallel": _staged("data parallel", STAGED, ONE),
     "pipeline x sharded": _staged("sharded", STAGED, ONE),
-    "pipeline x tensor parallel": _staged("tensor parallel", STAGED, ONE),
+    "pipeline x tensor parallel": _staged("tensor parallel", STAGED),
     "pipeline x context parallel": _staged("context parallel", STAGED, ONE),
     **{f"pipeline x {factor}": _staged(factor, STAGED) for factor, (nproc, _) in FACTORS.items() if nproc == 8},
     **{

@@ -222,6 +222,7 @@ def _compiler(trainer: Any) -> tuple[float, float, int]:
     return inside, torch._functorch.config.activation_memory_budget, captures
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
 def test_options_of_the_compiler() -> None:
     inside, outside, captures = run(
