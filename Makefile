@@ -40,7 +40,7 @@ check: .venv/installed-dev
 	$(BIN)/lint-imports
 
 equality: .venv/installed-dev
-	$(PYTEST) -n 2 -m "slow or not slow" -o junit_family=xunit1 --junitxml output/equality.xml tests/parallel/test_equality.py tests/parallel/test_pipeline_equality.py tests/parallel/test_pipeline_products.py
+	$(PYTEST) -n 2 -m "slow or not slow" -o junit_family=xunit1 --junitxml output/equality.xml tests/parallel/test_equality.py tests/parallel/test_pipeline_equality.py
 	$(BIN)/python tools/make_equality.py output/equality.xml
 
 scale: .venv/installed

@@ -112,7 +112,9 @@ def test_there_is_a_case_for_every_shipped_configuration():
     assert len(CASES) == len(shipped) - len(without) + 1
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("distributed-", "pipeline-"))) for name in CASES]
+)
 def test_mistakes_are_found_and_misspellings_answered(name, tmp_path, monkeypatch):
     case = CASES[name]
     assert judged(name, list(case.mutants(case.source.read_text(encoding="utf-8"), case.spellings)), tmp_path, monkeypatch) >= case.least

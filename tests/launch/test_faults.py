@@ -43,7 +43,7 @@ def assert_names(kind: str, culprit: int, at: int, report: str) -> None:
     assert any(re.search(rf"at {re.escape(str(RANK))}:{number} ", lines[1]) for number in lines_of(kind)), report
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("loader", "order"))) for kind in KINDS])
 def test_the_culprit_is_named(kind: str, tmp_path: Path) -> None:
     report, seconds = fails(kind, 1, 40, tmp_path)
     assert_names(kind, 1, 40, report)
@@ -60,7 +60,7 @@ def test_a_slow_run_that_lives_is_left_alone(tmp_path: Path) -> None:
     assert "rank 1 is done" in (tmp_path / "rank-1.log").read_text()
 
 
-@pytest.mark.parametrize("kind", ["loader", "order"])
+@pytest.mark.parametrize("kind", ["loader", pytest.param("order", marks=pytest.mark.slow)])
 def test_under_torchrun_the_ranks_look_after_each_other(kind: str, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, str(RANK), kind, "0", "40", str(LIMIT), "2000", str(tmp_path)]

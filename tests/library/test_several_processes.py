@@ -153,8 +153,10 @@ def test_one_copy_for_each_process_is_not_worth_a_word_in_any_style(folder: path
 
 @pytest.mark.parametrize(
     "words",
-    [["parallel.use_fsdp=true", "operation.activation_recompute=true"], ["trainer.tensor_model_parallel_size=2"]],
-    ids=["fsdp", "tensor"],
+    [
+        pytest.param(["parallel.use_fsdp=true", "operation.activation_recompute=true"], id="fsdp"),
+        pytest.param(["trainer.tensor_model_parallel_size=2"], id="tensor", marks=pytest.mark.slow),
+    ],
 )
 def test_groups_train_on_two_processes_as_on_one(words: list[str], folder: pathlib.Path, small_text: pathlib.Path) -> None:
     cache = small_text / "cache"
@@ -183,7 +185,8 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("name", [pytest.param("minimal", marks=pytest.mark.slow), "blocks"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minimal", "blocks"])
 def test_the_pipeline_example_trains_on_two_processes_as_on_one(name: str, folder: pathlib.Path, small_text: pathlib.Path) -> None:
     output, cache, file = f"output/pipeline{'_blocks' * (name == 'blocks')}", small_text / "cache", str(EXAMPLE / f"{name}.yaml")
     alone = losses(folder, output, cache, file, *SMALL)

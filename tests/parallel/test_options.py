@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 from pathlib import Path
@@ -18,8 +19,10 @@ from ironloom.parallel.mesh import Degrees, Place
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
+from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.device_options import check_together, precision
+from ironloom.trainer.pipeline_options import stage_options
 from spawned import run
 from spread import MODELS, Result, largest_error, spread_over, together, train
 from tiny import tiny_trainer
@@ -192,13 +195,22 @@ def test_types_that_cannot_go_together_are_refused(param_dtype: str, activation_
 
 
 def test_what_these_processes_cannot_have_is_refused() -> None:
-    pipeline = Team(Place(0, 4, Degrees(pp=2, tp=2)), torch.device("cpu"))
     for name in ("sequence_parallel", "loss_parallel"):
-        with pytest.raises(ConfigError, match=f"{name} does not go together with pipeline_parallel_size 2"):
-            check_together(DeviceParameters(tensor_parallel_size=2, pipeline_parallel_size=2, **{name: True}), pipeline)
+        with pytest.raises(ConfigError, match=f"a pipeline does not go together with {name}"):
+            stage_options(PipelineTrainingArguments(), DeviceParameters(tensor_parallel_size=2, pipeline_parallel_size=2, **{name: True}))
+    two = Team(Place(0, 2, Degrees(tp=2)), torch.device("cpu"))
     asynchronous = DeviceParameters(tensor_parallel_size=2, compile_model=True, async_tensor_parallel=True)
     with pytest.raises(ConfigError, match="async_tensor_parallel needs CUDA devices"):
-        check_together(asynchronous, Team(Place(0, 2, Degrees(tp=2)), torch.device("cpu")))
+        check_together(TrainingArguments(), asynchronous, two)
+    again = DeviceParameters(tensor_parallel_size=2, checkpoint_activations=True)
+    for args, parameters in (
+        (TrainingArguments(torch_compile=True), again),
+        (TrainingArguments(), dataclasses.replace(again, compile_model=True)),
+    ):
+        with pytest.raises(ConfigError, match="set recompute to selective"):
+            check_together(args, parameters, two)
+        check_together(args, dataclasses.replace(parameters, recompute="selective"), two)
+        check_together(args, parameters, Team(Place(0, 2, Degrees(dp_replicate=2)), torch.device("cpu")))
 
 
 def _compiler(trainer: Any) -> tuple[float, float, int]:
@@ -210,6 +222,7 @@ def _compiler(trainer: Any) -> tuple[float, float, int]:
     return inside, torch._functorch.config.activation_memory_budget, captures
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # that the compiler looks at
 def test_options_of_the_compiler() -> None:
     inside, outside, captures = run(

@@ -237,7 +237,7 @@ def _refusal(folder: Path, sizes: dict[str, Any], options: dict[str, Any], cls: 
 @pytest.mark.parametrize(
     ("nproc", "sizes", "options", "cls", "args", "message"),
     [
-        (2, {"loss_parallel": True}, {}, None, {}, "a pipeline does not go together with loss_parallel"),
+        (2, {"force_fsdp": True}, {}, None, {}, "a pipeline does not go together with force_fsdp"),
         (2, {}, {}, None, {"fp16": True}, "use bf16"),
         (2, {}, {}, _OwnLoss, {}, "computes the loss from the logits of its last stage"),
         (2, {}, {"optimizers": (torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), None)}, None, {}, "optimizer_factory"),

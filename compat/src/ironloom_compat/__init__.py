@@ -62,7 +62,8 @@ def _forward_from(module: ModuleType) -> None:
         if home is None or (name.startswith("__") and name != "__all__"):
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
         try:
-            return getattr(importlib.import_module(home), name)
+            # A module that only gathers names may leave one where it is defined.
+            return getattr(importlib.import_module(aliases.canonical(f"{home}:{name}").partition(":")[0]), name)
         except AttributeError:
             hint = _hint(module.__name__, name)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}{hint}") from None
