@@ -181,6 +181,21 @@ def test_untied_output_has_weights_of_its_own():
     torch.testing.assert_close(model(tokens()).logits, 2 * before)
 
 
+def test_half_precision_weights_do_not_keep_rms_norm_from_its_kernel(monkeypatch):
+    """PyTorch's fused kernel wants input and weight of one type; weights that are gathered in half precision are of another."""
+    norm = decoder(small(ln_type="rmsnorm")).model.norm.bfloat16()
+    types, rms_norm = [], F.rms_norm
+
+    def seen(x, shape, weight, eps):
+        types.append((x.dtype, weight.dtype))
+        return rms_norm(x, shape, weight, eps)
+
+    monkeypatch.setattr(F, "rms_norm", seen)
+    x = torch.randn(3, 32)
+    assert torch.equal(norm(x), rms_norm(x, (32,), norm.weight.float(), norm.eps))
+    assert types == [(torch.float32, torch.float32)]
+
+
 @pytest.mark.parametrize("ln_type", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_no_bias_leaves_out_every_bias(ln_type, activation):

@@ -11,12 +11,17 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ironloom.errors import ConfigError, DataError
-from ironloom.objectives import CrossEntropy, FunctionLoss, ModelLoss
+from ironloom.models.plan import split_plan_of
+from ironloom.objectives import CrossEntropy, FunctionLoss, ModelLoss, logits_of
+from ironloom.parallel.tensor import split_layers
 from ironloom.parallel.vocabulary import SplitVocabulary
 from spawned import run
-from spread import decoder, gpt2, of_transformers, spread_over
+from spread import MODELS, decoder, gpt2, of_transformers, spread_over
 from tiny import VOCABULARY, tiny_trainer, uneven_samples
 
 SPLIT = {"tensor_parallel_size": 2}
@@ -165,6 +170,36 @@ def test_slices_of_sequences(length: int) -> None:
     assert (one["lm_head"].shape[2], other["lm_head"].shape[2]) == (15, 16)
     assert metrics["eval_mean_logit"] == other_metrics["eval_mean_logit"]
     assert all(map(torch.equal, norms, other_norms))
+
+
+class _Sums(TorchDispatchMode):
+    """Counts sums over processes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it comes again with the tensors of this process
+        self.count += function.overloadpacket.__name__ in ("all_reduce", "allreduce_", "all_reduce_")
+        return function(*args, **(kwargs or {}))
+
+
+def _sums(family: str) -> list[int]:
+    """How many of them the forward and the backward pass of two blocks take."""
+    model = MODELS[family]()
+    split_layers(model, split_plan_of(model), init_device_mesh("cpu", (2,), mesh_dim_names=("tp",)))
+    with _Sums() as sums:
+        loss = logits_of(model(input_ids=torch.arange(24).reshape(2, 12))).square().sum()
+        forward = sums.count
+        loss.backward()
+    dist.destroy_process_group()
+    return [forward, sums.count - forward]
+
+
+@pytest.mark.parametrize("family", ["decoder", "decoder, gated, untied", "llama", "qwen2", "mistral", "gpt2"])
+def test_all_that_read_the_same_hidden_states_sum_their_gradients_together(family: str) -> None:
+    """Two sums forward and two backward for each block, whatever the number of layers behind an entrance."""
+    assert run(lambda: _sums(family), 2) == [[4, 4]] * 2
 
 
 def test_models_that_are_not_known_to_work_on_slices_are_refused() -> None:

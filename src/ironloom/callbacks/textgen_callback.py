@@ -12,6 +12,7 @@ from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.errors import ConfigError, Problem
 from ironloom.settings.base import nearest
 from ironloom.settings.training import TrainingArguments
+from ironloom.weights.sharded import is_sharded
 
 logger = logging.getLogger("ironloom")
 
@@ -117,7 +118,7 @@ class TextgenCallback(TrainerCallback):
 
 def _is_spread(model: Any) -> bool:
     """Whether processes share the model's weights: then all of them must run it, or none can."""
-    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    return any(is_sharded(parameter) for parameter in model.parameters())
 
 
 def continued(model: Any, tokenizer: Any, prompt: str, settings: Mapping[str, Any], key: int) -> str:

@@ -44,8 +44,16 @@ class Positions(nn.Module):
         return self.weight[:seq_len]
 
 
+class RMSNorm(nn.RMSNorm):
+    """``nn.RMSNorm`` in the type of its input: weights gathered in half precision would keep PyTorch from its fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., d_model]`` in and out."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def make_norm(config: ModelConfig) -> nn.Module:
     """The normalisation that ``ln_type`` names, over the last dimension."""
     if config.ln_type == "rmsnorm":
-        return nn.RMSNorm(config.d_model, eps=config.ln_eps)
+        return RMSNorm(config.d_model, eps=config.ln_eps)
     return nn.LayerNorm(config.d_model, eps=config.ln_eps, bias=not config.no_bias)

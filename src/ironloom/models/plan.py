@@ -35,6 +35,14 @@ class SplitPlan:
     divided: tuple[tuple[str, str], ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def entrances(self) -> list[str]:
+        """Modules of a block, by path, whose hidden states go to the layers divided by outputs."""
+        return sorted({path.rpartition(".")[0] for path in (*self.columns, *self.packed)})
+
+
+#: Families that the tests compare with one process. Blocks of others may read hidden states beside their split layers.
+KNOWN = ("gpt2", "llama", "mistral", "qwen2")
 
 _GPT2 = {
     "columns": ("mlp.c_fc",),
@@ -85,6 +93,12 @@ def split_plan_of(model: nn.Module) -> SplitPlan:
         f"there is no plan by which the layers of {type(model).__name__} could be split over processes: set tensor_parallel_size "
         "to 1 and share the weights with dp_shard instead"
     )
+
+
+def enters_by_split_layers(model: nn.Module) -> bool:
+    """Whether what enters attention and hidden units of a block is known to be read by the split layers only."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return type(model).__module__ == "ironloom.models.decoder" or kind in KNOWN
 
 
 def check_split(plan: SplitPlan, size: int) -> None:

@@ -12,6 +12,7 @@ from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.gradients import broadcast_weights
 from ironloom.parallel.mesh import Place
+from ironloom.weights import sharded
 
 if TYPE_CHECKING:
     from ironloom.parallel.context_apply import ContextParallel, Rotation
@@ -75,7 +76,7 @@ def spread(
     if degrees.pp > 1:
         raise ConfigError("pipeline_parallel_size above 1 needs a trainer that cuts models into stages: Trainer or PipelineTrainer")
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or wrap or offload
-    if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
+    if any(sharded.is_sharded(parameter) for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
     broadcast_weights(model, device)
     slices = vocabulary = None
@@ -87,7 +88,7 @@ def spread(
         if sequence_parallel:
             from ironloom.parallel.sequence import slice_sequences
 
-            slices = slice_sequences(model, plan, shared)
+            slices = slice_sequences(model, shared)
         split_layers(model, plan, shared, slices)
         if loss_parallel:
             from ironloom.parallel.vocabulary import split_vocabulary

@@ -16,16 +16,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_gather_single_autograd, reduce_scatter_single_autograd
+from torch.distributed.tensor import DTensor
 
 from ironloom.errors import ConfigError
-from ironloom.models.plan import SplitPlan, blocks_of
+from ironloom.models.plan import KNOWN, blocks_of, enters_by_split_layers
 from ironloom.parallel.norms import local
+from ironloom.parallel.tensor import change_input
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-#: Models that the tests compare with one process. Blocks of others may mix tokens outside of their split layers.
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
 
 #: Elements from which on a gradient is sent alone; smaller ones (norms, biases) are sent together.
 _LARGE = 2**20
@@ -90,44 +89,29 @@ class SequenceSlices:
                     gradient.copy_(part.view_as(gradient))
 
 
-def slice_sequences(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh) -> SequenceSlices:
-    """Let what lies between the split layers of a model work on slices, in place. The layers are split afterwards.
+def slice_sequences(model: nn.Module, mesh: DeviceMesh) -> SequenceSlices:
+    """Let what lies between the split layers of a model work on slices, in place.
+
+    The layers are split afterwards, and gather the slices where these enter.
 
     Raises:
         ConfigError: If it is not known of the model that its blocks mix tokens in their split layers only.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if type(model).__module__ != "ironloom.models.decoder" and kind not in FAMILIES:
+    if not enters_by_split_layers(model):
         raise ConfigError(
             f"sequence_parallel has not been compared with one process for {type(model).__name__}: use the built-in decoder or a "
-            f"model of type {', '.join(FAMILIES)}, or leave sequence_parallel out"
+            f"model of type {', '.join(KNOWN)}, or leave sequence_parallel out"
         )
     slices = SequenceSlices(mesh)
     blocks = list(blocks_of(model).values())
-    doors = {path.rpartition(".")[0] for path in (*plan.columns, *plan.packed)}
-    for block in blocks:
-        for path in sorted(doors):
-            _before(block.get_submodule(path), slices.whole)
-    _before(blocks[0], slices.part)
+    change_input(blocks[0], slices.part)
     blocks[-1].register_forward_hook(lambda module, arguments, output: slices.whole(output))
     return slices
 
 
-def _before(module: nn.Module, change: Any) -> None:
-    """Change the hidden states that a module is called with: its first argument, or the one of that name."""
-
-    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if arguments:
-            return (change(arguments[0]), *arguments[1:]), named
-        return arguments, {**named, "hidden_states": change(named["hidden_states"])}
-
-    module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
 def _is_split(parameter: nn.Parameter) -> bool:
     """Whether the processes that share a layer share this weight, or the engine of DTensors sums its gradient."""
-    mesh: Any = getattr(parameter, "device_mesh", None)
-    return mesh is not None and "tp" in mesh.mesh_dim_names
+    return isinstance(parameter, DTensor) and "tp" in (parameter.device_mesh.mesh_dim_names or ())
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -6,7 +6,7 @@ in every process or, with :mod:`ironloom.parallel.sequence`, slices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from ironloom.errors import ConfigError
-from ironloom.models.plan import SplitPlan, blocks_of, check_split
+from ironloom.models.plan import SplitPlan, blocks_of, check_split, enters_by_split_layers
 
 if TYPE_CHECKING:
     from ironloom.parallel.sequence import SequenceSlices
@@ -44,15 +44,18 @@ def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh, slices: Se
                 f"{path} is a {type(module).__name__}, and only plain linear layers can be split over processes: set tensor_parallel_size "
                 "to 1 and share the weights with dp_shard instead"
             )
+    enter = _entrance(model, mesh, slices)
     for block in blocks_of(model).values():
         styles: dict[str, ParallelStyle] = {}
         for path in plan.columns:
-            styles[path] = _columns(block.get_submodule(path), slices)
+            styles[path] = _columns(block.get_submodule(path), enter is not None)
         for path in plan.rows:
             styles[path] = _rows(block.get_submodule(path), slices)
         for path, parts in plan.packed.items():
-            styles[path] = _ColumnsOfConv(slices, parts)
+            styles[path] = _ColumnsOfConv(enter is not None, parts)
         parallelize_module(block, mesh, styles)
+        for path in plan.entrances if enter is not None else ():
+            change_input(block.get_submodule(path), enter)
         for path, name in plan.divided:
             module = block.get_submodule(path)
             setattr(module, name, getattr(module, name) // mesh.size())
@@ -65,10 +68,37 @@ def _layers(model: nn.Module, plan: SplitPlan) -> Iterator[tuple[str, nn.Module]
             yield f"{path}.{inner}", block.get_submodule(inner)
 
 
-def _columns(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
+def _entrance(model: nn.Module, mesh: DeviceMesh, slices: SequenceSlices | None) -> Callable[[Tensor], Tensor] | None:
+    """What is done to hidden states where they enter split layers, once for all that read them.
+
+    None where it is not known that nothing else reads them there: then each layer does it for itself.
+    """
+    if slices is not None:
+        return slices.whole
+    return partial(_summed_gradient, mesh) if enters_by_split_layers(model) else None
+
+
+def _summed_gradient(mesh: DeviceMesh, x: Tensor) -> Tensor:
+    """The identity. In the backward pass each process has a term of the gradient, and these are summed."""
+    same: Tensor = DTensor.from_local(x, mesh, [Replicate()], run_check=False).to_local(grad_placements=[Partial()])
+    return same
+
+
+def change_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Change the hidden states that a module is called with: its first argument, or the one of that name."""
+
+    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if arguments:
+            return (change(arguments[0]), *arguments[1:]), named
+        return arguments, {**named, "hidden_states": change(named["hidden_states"])}
+
+    module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _columns(module: nn.Module, has_entrance: bool) -> ParallelStyle:
     if not isinstance(module, nn.Linear):
-        return _ColumnsOfConv(slices)
-    return ColwiseParallel() if slices is None else _ColumnsOfWhole()
+        return _ColumnsOfConv(has_entrance)
+    return _ColumnsOfWhole() if has_entrance else ColwiseParallel()
 
 
 def _rows(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
@@ -78,7 +108,7 @@ def _rows(module: nn.Module, slices: SequenceSlices | None) -> ParallelStyle:
 
 
 class _ColumnsOfWhole(ParallelStyle):
-    """``nn.Linear`` whose outputs are divided; who gathered its input sums the gradients of it."""
+    """``nn.Linear`` whose outputs are divided; the gradients of its input are summed at the entrance."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         for name, parameter in module.named_parameters():
@@ -107,9 +137,9 @@ class _ColumnsOfConv(ParallelStyle):
     With ``parts`` > 1 each of that many matrices side by side is.
     """
 
-    def __init__(self, slices: SequenceSlices | None, parts: int = 1):
+    def __init__(self, has_entrance: bool, parts: int = 1):
         super().__init__()
-        self.slices = slices
+        self.has_entrance = has_entrance
         self.parts = parts
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
@@ -120,7 +150,7 @@ class _ColumnsOfConv(ParallelStyle):
         module.weight = nn.Parameter(spread, requires_grad=weight.requires_grad)
         # Whole in every process: a packed vector that is sharded once more cannot be put together again.
         _distribute(module, "bias", device_mesh, Replicate(), module.bias)
-        module.forward = partial(_column_forward, module, device_mesh, self.parts, self.slices)
+        module.forward = partial(_column_forward, module, device_mesh, self.parts, self.has_entrance)
         return module
 
 
@@ -148,10 +178,10 @@ def _my_columns(whole: Tensor, mesh: DeviceMesh, parts: int) -> Tensor:
     return torch.cat([part.chunk(mesh.size(), -1)[mesh.get_local_rank()] for part in whole.chunk(parts, -1)], -1)
 
 
-def _column_forward(module: Any, mesh: DeviceMesh, parts: int, slices: SequenceSlices | None, x: Tensor) -> Tensor:
+def _column_forward(module: Any, mesh: DeviceMesh, parts: int, has_entrance: bool, x: Tensor) -> Tensor:
     # In the backward pass each process has a term of the sums that are the gradients of input and bias.
-    if slices is None:
-        x = DTensor.from_local(x, mesh, [Replicate()], run_check=False).to_local(grad_placements=[Partial()])
+    if not has_entrance:
+        x = _summed_gradient(mesh, x)
     bias = module.bias.to_local(grad_placements=[Partial()])
     mixed: Tensor = torch.matmul(x, module.weight.to_local()) + _my_columns(bias, mesh, parts)
     return mixed

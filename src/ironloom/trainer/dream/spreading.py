@@ -15,6 +15,7 @@ from ironloom.settings.dream.device import DeviceParameters
 from ironloom.trainer.device_options import check_spread, compiler_of, precision, spread_options
 from ironloom.trainer.dream.parallel_steps import ParallelStepEngine
 from ironloom.trainer.dream.steps import StepEngine
+from ironloom.weights.sharded import is_sharded
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -115,7 +116,7 @@ def _is_compiled(trainer: DreamTrainer) -> bool:
 
 def _check_whole(models: dict[str, nn.Module]) -> None:
     for name, model in models.items():
-        if any("DTensor" in type(parameter.data).__name__ for parameter in model.parameters()):
+        if any(is_sharded(parameter) for parameter in model.parameters()):
             raise ConfigError(f"{name} is spread over processes already: leave that to the apply_ hooks")
 
 
