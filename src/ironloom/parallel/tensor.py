@@ -54,8 +54,9 @@ def split_layers(model: nn.Module, plan: SplitPlan, mesh: DeviceMesh, slices: Se
         for path, parts in plan.packed.items():
             styles[path] = _ColumnsOfConv(enter is not None, parts)
         parallelize_module(block, mesh, styles)
-        for path in plan.entrances if enter is not None else ():
-            change_input(block.get_submodule(path), enter)
+        if enter is not None:
+            for path in plan.entrances:
+                change_input(block.get_submodule(path), enter)
         for path, name in plan.divided:
             module = block.get_submodule(path)
             setattr(module, name, getattr(module, name) // mesh.size())
@@ -74,8 +75,14 @@ def _entrance(model: nn.Module, mesh: DeviceMesh, slices: SequenceSlices | None)
     None where it is not known that nothing else reads them there: then each layer does it for itself.
     """
     if slices is not None:
-        return slices.whole
-    return partial(_summed_gradient, mesh) if enters_by_split_layers(model) else None
+        return lambda x: slices.whole(_as_multiplied(x))
+    return (lambda x: _summed_gradient(mesh, _as_multiplied(x))) if enters_by_split_layers(model) else None
+
+
+def _as_multiplied(x: Tensor) -> Tensor:
+    """In the type to which each matrix product would cast it: cast, kept and sent once."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _summed_gradient(mesh: DeviceMesh, x: Tensor) -> Tensor:
