@@ -61,7 +61,6 @@ PLANNED = {
     "data.pad_to_max_length": True,
     "data.pad_token_id": 0,
 }
-
 WORKS = {
     "trainer.model_name": "other",
     "trainer.model_path": "elsewhere",
@@ -140,28 +139,20 @@ WORKS = {
     "utils.profile_nsys": True,
     "utils.profile_torch": True,
 }
-
 ROTARY = {"model.positional_embedding.base": 5e5, "model.positional_embedding.scaling_factor": 2, "model.positional_embedding.offset": 1}
-
 WINDOW = {"utils.profile_step_start": 1, "utils.profile_step_end": 11, "utils.profile_ranks": [1]}
-
 SHARDED = {
     "parallel.fsdp_offload_params": True,
     "parallel.fsdp_mixed_precision": "bf16",
     "parallel.fsdp_sharding_strategy": "hybrid",
     "parallel.fsdp_state_dict_type": "sharded",
 }
-
 RECOMPUTED = {"operation.recompute_strategy": "optimized"}
-
 NEVER = {"init.data_parallel_random_init": True}
-
 # What it names is tested in test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
-
 # Two names of one thing, and numbers that only repeat what the environment says.
 SAME = {"optim.optimizer": "adamw"}
-
 FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.world_size": 2}
 
 
