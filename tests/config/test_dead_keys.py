@@ -1,4 +1,4 @@
-"""No argument of the trainers is declared and never read. The keys of the groups: test_groups.py, groups/test_data_files.py."""
+"""No argument of the trainers is declared and never read. The keys of the groups: groups/test_keys.py, groups/test_data_files.py."""
 
 import ast
 import dataclasses

@@ -11,7 +11,7 @@ from ironloom.errors import ConfigError
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.settings.accel import AccelTrainingArguments
 from ironloom.settings.dream.device import DeviceParameters
-from ironloom.settings.training import TrainingArguments
+from ironloom.settings.training import TrainingArguments, arguments_of
 from ironloom.trainer.accelerated import Accelerated, check_handlers, check_place, take_given, take_launched
 from ironloom.trainer.dispatched import DispatchedLoader
 from ironloom.trainer.engine import NativeEngine
@@ -45,7 +45,7 @@ class AccelTrainer(Trainer):
         device_parameters: DeviceParameters | None = None,
         **kwargs: Any,
     ):
-        arguments = _arguments(args)
+        arguments = arguments_of(AccelTrainingArguments, args)
         if device_parameters is not None:
             raise ConfigError("AccelTrainer gives each process a copy of the model: device_parameters are Trainer's")
         if accelerator is None:
@@ -108,13 +108,3 @@ class AccelTrainer(Trainer):
         ranks = range(place.data_size) if self.team.is_first else [place.data_rank]
         options = (dataset, self.args, self.model, self.data_collator, self.processing_class, self.device, training)
         return DispatchedLoader([build_loader(*options, rank, place.data_size) for rank in ranks], self.team.is_first, place.data_size)
-
-
-def _arguments(args: dict[str, Any] | TrainingArguments | None) -> AccelTrainingArguments:
-    if args is None:
-        return AccelTrainingArguments()
-    if isinstance(args, dict):
-        return AccelTrainingArguments.from_mapping(args)
-    if not isinstance(args, AccelTrainingArguments):
-        raise ConfigError(f"args must be ironloom.AccelTrainingArguments or a dict, not {type(args).__name__}")
-    return args

@@ -24,7 +24,7 @@ from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceErr
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.parallel.team import Team, make_team
 from ironloom.settings.dream.device import DeviceParameters
-from ironloom.settings.training import TrainingArguments
+from ironloom.settings.training import TrainingArguments, arguments_of
 from ironloom.trainer.publishing import publish_together
 from ironloom.trainer.saving import Saving
 from ironloom.trainer.snapshot import Snapshot, is_model_folder, write_model
@@ -75,7 +75,7 @@ class BaseTrainer(ExtensibleTrainer):
             processing_class = processing_class if processing_class is not None else tokenizer
         if model is not None and not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, found {type(model).__name__}")
-        self.args = _arguments(args)
+        self.args = arguments_of(TrainingArguments, args)
         self.data_collator = data_collator
         self.train_dataset = train_dataset
         self.eval_dataset = eval_dataset
@@ -330,16 +330,6 @@ class BaseTrainer(ExtensibleTrainer):
     @abstractmethod
     def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
         """Put the files of a checkpoint into a staging folder; what is known of them."""
-
-
-def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArguments:
-    if args is None:
-        return TrainingArguments()
-    if isinstance(args, dict):
-        return TrainingArguments.from_mapping(args)
-    if not isinstance(args, TrainingArguments):
-        raise ConfigError(f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}")
-    return args
 
 
 def _plain(value: Any) -> Any:

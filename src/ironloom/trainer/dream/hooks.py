@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +130,9 @@ class DreamHooks(ApplyHooks):
 
     # Helpers of the defaults
 
+    @abstractmethod
     def named_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by the names of their attributes, or by those they were returned with."""
-        raise NotImplementedError
 
     plan: Any
     _objective_of_model: Objective | None = None

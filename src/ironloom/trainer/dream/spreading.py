@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -202,15 +203,15 @@ def sharding_options(trainer: DreamTrainer) -> dict[str, Any]:
     return {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
 
 
-class ApplyHooks:
+class ApplyHooks(ABC):
     """What is done to models that are spread. Each hook may be overridden; the others stay as they are."""
 
     parameters: Any
     args: Any
 
+    @abstractmethod
     def named_models(self) -> dict[str, nn.Module]:
         """The models by the names of their attributes."""
-        raise NotImplementedError
 
     def apply_pipeline_parallel(self, pp_mesh: DeviceMesh) -> None:
         """Cut models into stages. Not available here: an override is refused."""
@@ -248,7 +249,7 @@ class ApplyHooks:
                 fully_shard(block, **config)
             fully_shard(model, **config)
 
-    def apply_replicate(self, mesh: DeviceMesh) -> None:
+    def apply_replicate(self, mesh: DeviceMesh) -> None:  # noqa: B027 - by default there is nothing to do
         """Prepare models of which every process has a copy. Nothing: the trainer sums their gradients, without a wrapper."""
 
     def mark_forward_methods(self) -> list[str]:
