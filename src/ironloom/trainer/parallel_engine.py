@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ironloom.device import DTYPES
 from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.apply import Spread, spread
-from ironloom.parallel.gradients import sum_gradients
+from ironloom.parallel.gradients import GradientSums
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
@@ -48,6 +49,8 @@ def make_engine(
         parted = spread(model, team.place, team.device, **spread_options(args, given, team.place.degrees))
         check_spread(given, dtype, parted.is_sharded)
         engine = ParallelEngine(model, objective, args, team, parted)
+        # Its hooks would be compiled with the rest.
+        engine.overlaps = not given.compiled_autograd
         engine.reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
     equip(engine, args, given, dtype)
     return engine
@@ -69,6 +72,8 @@ class ParallelEngine(SpreadEngine):
         self.is_sharded, self.context = spread.is_sharded, spread.context
         self.slices, self.vocabulary = spread.slices, spread.vocabulary
         self.reduce_dtype: torch.dtype | None = None
+        #: Whether gradients are sent while others are still computed.
+        self.overlaps = True
         self._pattern: Batch | None = None
 
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
@@ -78,11 +83,24 @@ class ParallelEngine(SpreadEngine):
             self.slices.sum_gradients(self._parameters, self.device)
         if self.is_sharded:
             return self._sum(loss_sum, self._group)
-        return sum_gradients(self._parameters, self._group, [loss_sum], self.device, self.reduce_dtype)[0]
+        return self._sums.finish(self._parameters, [loss_sum])[0]
+
+    @functools.cached_property
+    def _sums(self) -> GradientSums:
+        """Of gradients, where all processes have whole weights; nothing else may come between them, so they have a group of their own."""
+        import torch.distributed as dist
+
+        return GradientSums(dist.new_group(), self.device, self.reduce_dtype)
 
     def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
         if batch is not None:
             self._pattern = batch
+        is_armed = is_last and self.overlaps and not self.is_sharded
+        with self._sums.armed(self._parameters) if is_armed else contextlib.nullcontext():
+            return self._part_here(batch, divisor, key)
+
+    def _part_here(self, batch: Batch | None, divisor: int, key: int) -> float:
+        if batch is not None:
             return self._micro_batch(batch, divisor, key)
         if self.is_sharded:
             # Processes that gather weights from each other must all run the model, forward and backward.
