@@ -205,9 +205,9 @@ def test_what_is_missing_of_the_batch_is_derived(write, monkeypatch, trainer, ra
         ("{micro_batch_size: 4, train_batch_size: 10, gradient_accumulation_steps: 2}", "agree at no data-parallel size"),
         (
             "{micro_batch_size: 4, train_batch_size: 10}",
-            "10 is not a multiple of micro_batch_size 4 x data-parallel size 1 (the nearest that are: 8 and 12)",
+            "10 is not a multiple of micro_batch_size 4 x data-parallel size 1 (the nearest that are: 8 and 12; or micro_batch_size 2)",
         ),
-        ("{train_batch_size: 1}", "(the least that is: 2)"),
+        ("{train_batch_size: 1}", "(the least that is: 2; or micro_batch_size 1)"),
         ("{train_batch_size: 7, gradient_accumulation_steps: 2}", "7 is not a multiple of gradient_accumulation_steps 2"),
     ],
 )

@@ -190,5 +190,5 @@ def test_five_planted_faults_are_reported_together(tmp_path):
         "did you mean 'rmsnorm'?",
         "",
         "write it as optim.max_lr",
-        "the nearest that are: 6 and 9",
+        "the nearest that are: 6 and 9; or micro_batch_size 2",
     ]
