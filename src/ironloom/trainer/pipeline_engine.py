@@ -17,9 +17,9 @@ from ironloom.parallel.norms import local, scale, total_norm
 from ironloom.parallel.pipeline.apply import spread_stages
 from ironloom.parallel.pipeline.chunks import part_of_batch
 from ironloom.parallel.pipeline.loss import Outputs
+from ironloom.parallel.pipeline.outline import plan_anywhere
 from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
 from ironloom.parallel.pipeline.shared import SharedParameters, holders
-from ironloom.parallel.pipeline.split import plan_stages
 from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
@@ -69,9 +69,8 @@ class PipelineEngine(NativeEngine):
         self._group = place.group("dp_replicate", "dp_shard", "cp")
         self._pipeline = place.group("pp")
         layout = Layout(place.degrees.pp, args.stages_per_rank, choice.is_v)
-        device = next(model.parameters()).device
         with self._numerics():
-            plans = plan_stages(model, self._loss.inputs(placed(first_batch, device)), layout.num_stages, args.split_spec)
+            plans = plan_anywhere(model, self._loss.inputs(first_batch), layout.num_stages, self.device, args.split_spec)
         mine = [plans[index] for index in layout.stages_of(place.pp_rank)]
         made = spread_stages(model, mine, place, self.device, **options)
         self._sharded, self.context = made.sharded, made.context
