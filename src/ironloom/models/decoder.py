@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from ironloom.models.embedding import Embedding, Positions, make_norm
 from ironloom.models.mlp import MLP
 from ironloom.models.rotary import Rotary
 from ironloom.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from ironloom.models.init import Start
 
 
 @dataclass
@@ -118,6 +122,7 @@ class Decoder(nn.Module):
         config: The :class:`~ironloom.models.config.DecoderConfig` that ``config.json`` holds.
         score: Logits from hidden states and the output matrix; a plain product, or what is put in its place, say by those who
             divide the vocabulary among processes.
+        start: What the weights are to be drawn from, as long as the model is on the meta device and has none; else None.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class Decoder(nn.Module):
         padded = vocab_size if padded_vocab_size is None else padded_vocab_size
         self.config = DecoderConfig(config, vocab_size, padded, eos_token_id)
         self.score: Callable[[Tensor, Tensor], Tensor] = F.linear
+        self.start: Start | None = None
         self.vocab_size = vocab_size
         self.padded_vocab_size = padded
         self.eos_token_id = eos_token_id

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.settings.accel import AccelTrainingArguments
 from ironloom.settings.dream.device import DeviceParameters
@@ -35,6 +36,8 @@ class AccelTrainer(Trainer):
     Raises:
         ConfigError: For what an Accelerator cannot be asked for here, each by name, and for contradictions of the arguments.
     """
+
+    _draws_parts = False
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class AccelTrainer(Trainer):
 
             self._check_precision()
             assert self.accelerator is not None
+            give_weights(self.model, self.device)
             self.model.to(self.device)
             self._engine = AccelEngine(self.model, self._objective(loader), self.args, self.team, self._accelerated)
         return self._engine

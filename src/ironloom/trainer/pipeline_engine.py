@@ -15,9 +15,9 @@ from ironloom.parallel.gradients import sum_gradients
 from ironloom.parallel.pipeline.apply import spread_stages
 from ironloom.parallel.pipeline.chunks import part_of_batch
 from ironloom.parallel.pipeline.loss import Outputs
+from ironloom.parallel.pipeline.outline import plan_anywhere
 from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
 from ironloom.parallel.pipeline.shared import SharedParameters, holders
-from ironloom.parallel.pipeline.split import plan_stages
 from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
@@ -65,9 +65,8 @@ class PipelineEngine(SpreadEngine):
         self._reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
         self._pipeline = place.group("pp")
         layout = Layout(place.degrees.pp, args.stages_per_rank, choice.is_v)
-        device = next(model.parameters()).device
         with self._numerics():
-            plans = plan_stages(model, self._loss.inputs(placed(first_batch, device)), layout.num_stages, args.split_spec)
+            plans = plan_anywhere(model, self._loss.inputs(first_batch), layout.num_stages, self.device, args.split_spec)
         mine = [plans[index] for index in layout.stages_of(place.pp_rank)]
         made = spread_stages(model, mine, place, self.device, **options)
         self._sharded, self.context = made.sharded, made.context

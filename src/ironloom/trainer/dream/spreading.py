@@ -10,6 +10,7 @@ from torch import nn
 
 from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.settings.dream.device import DeviceParameters
@@ -138,6 +139,7 @@ def _apply(trainer: DreamTrainer, models: dict[str, nn.Module], is_sharded: bool
 
     place, device = trainer.team.place, trainer.team.device
     for model in models.values():
+        give_weights(model, device)  # hooks may do anything with them
         broadcast_weights(model, device)
         if not trainer.parameters.offload_parameters:
             model.to(device)
