@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -242,3 +245,24 @@ def test_a_part_of_a_model_without_matrices_is_trained() -> None:
     model.weight.grad, model.bias.grad = torch.ones(3), torch.ones(3)
     partial(optim.muon, lr=0.1)(NamedParameters(model)).step()
     assert not [key for key, value in weights(model).items() if torch.equal(value, before[key])]
+
+
+def test_no_optimizer_imports_the_compiler_or_parts_of_tensors() -> None:
+    """They would cost seconds at every start."""
+    code = """
+import sys
+from optim.choices import OPTIMIZERS, SPREAD, give_gradients, net
+from ironloom.optim import NamedParameters
+for name in SPREAD:
+    model = net()
+    optimizer = OPTIMIZERS[name](NamedParameters(model))
+    give_gradients(model, 0)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+print([name for name in ("torch._dynamo", "sympy", "torch.distributed.tensor", "transformers", "bitsandbytes") if name in sys.modules])
+"""
+    folder = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"
