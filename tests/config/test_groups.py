@@ -116,7 +116,7 @@ def test_mistakes_in_a_preset_have_its_place(write):
 
 def test_the_presets_of_the_package_load(write):
     names = sorted(path.stem for path in (presets.LIBRARY / "model").glob("*.yaml"))
-    assert names == ["gpt2-large", "gpt2-medium", "gpt2-small", "gpt2-xl", "gpt3", "llama"]
+    assert names == ["gpt2", "gpt2-large", "gpt2-medium", "gpt2-small", "gpt2-small-fp32", "gpt2-xl", "gpt3", "llama"]
     for name in names:
         graph = config.load(write(DATA + f"model: {name}\n"))
         assert config.check(graph) == []
@@ -125,7 +125,7 @@ def test_the_presets_of_the_package_load(write):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("tinny", "(did you mean 'tiny'?)"), ("../tiny", "is not the name of a preset"), ("zzz", "presets: gpt2-large, ")],
+    [("tinny", "(did you mean 'tiny'?)"), ("../tiny", "is not the name of a preset"), ("zzz", "presets: gpt2, ")],
 )
 def test_a_name_that_leads_nowhere(write, name, expected):
     write("d_model: 64\n", "model/tiny.yaml")

@@ -110,9 +110,9 @@ def test_padding_goes_to_the_next_multiple():
     assert [padded_size(size, 128) for size in (1, 128, 129, 50257)] == [128, 128, 256, 50304]
 
 
-def test_there_are_six_presets_and_all_load():
+def test_there_are_eight_presets_and_all_load():
     names = [path.stem for path in PRESETS]
-    assert names == ["gpt2-large", "gpt2-medium", "gpt2-small", "gpt2-xl", "gpt3", "llama"]
+    assert names == ["gpt2-large", "gpt2-medium", "gpt2-small-fp32", "gpt2-small", "gpt2-xl", "gpt2", "gpt3", "llama"]
     for name in names:
         preset(name)
 
@@ -130,6 +130,12 @@ def test_gpt2_presets_have_the_published_number_of_parameters(size):
     assert (theirs.config.embd_pdrop, theirs.config.layer_norm_epsilon) == (config.dropout_embd, config.ln_eps)
     assert (theirs.config.n_positions, theirs.config.activation_function) == (config.max_seq_len, "gelu_new")
     assert config.activation_type == "gelu_tanh"
+
+
+def test_gpt2_in_other_words_is_the_small_one():
+    small = preset("gpt2-small").to_dict()
+    assert preset("gpt2-small-fp32").to_dict() == {**small, "precision": "float32"}
+    assert preset("gpt2").to_dict() == {**small, "dropout_embd": 0.0, "dropout_attn": 0.0, "dropout_mlp": 0.0}
 
 
 def test_the_llama_preset_is_llama_3_8b():

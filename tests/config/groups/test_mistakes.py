@@ -44,7 +44,7 @@ def test_mistakes_are_reported_together_with_place_and_suggestion(write):
         ("trainer: {do_eval: yes}\n", "1:20: trainer.do_eval: expected true or false, found 'yes'"),
         ("optim: {max_lr: .inf}\n", "1:17: optim.max_lr: expected a finite number, found inf"),
         ("optim: {max_lr: 1e-4, min_lr: 1e-3}\n", "1:31: optim.min_lr: 0.001 is more than max_lr 0.0001"),
-        ("optim: {optimizer: adamm}\n", "1:20: optim.optimizer: expected one of 'adam' or 'adamw', found 'adamm'"),
+        ("optim: {optimizer: adamm}\n", "1:20: optim.optimizer: expected one of 'adam', 'adamw', 'adam_l2', 'adamw_8bit', 'sgd'"),
         ("data: {splits: [0.5, 0.6, 0]}\n", "expected three shares whose sum is 1, found [0.5, 0.6, 0.0]"),
         ("data: {splits: [0.5, 0.5]}\n", "expected three shares"),
         ("utils: {profile_torch: true, profile_step_end: 9}\n", "1:48: utils.profile_step_end: 9 is before profile_step_start 10"),

@@ -8,6 +8,7 @@ from ironloom.config.graph import Graph, Node
 from ironloom.config.groups.devices import devices_of, precision_of
 from ironloom.config.groups.gathered import DEFAULT, Gathered
 from ironloom.config.groups.keys import Keys
+from ironloom.config.groups.optimization import optimizer_of, schedule_of
 from ironloom.config.groups.rules import Groups
 from ironloom.config.sourced import Sourced, settle
 from ironloom.settings.base import field_names
@@ -24,8 +25,8 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
     precision = precision_of(groups, key)
     arguments = _arguments(groups, key, precision)
     model = _model(key, tokenizer, precision)
-    optimizer = _optimizer(groups, key)
-    schedule = _schedule(key)
+    optimizer = optimizer_of(groups, key)
+    schedule = schedule_of(groups, key)
     devices = devices_of(groups, key)
     spread: dict[str, Any] = {} if devices is None else {"device_parameters": devices}
     main = _node(
@@ -95,31 +96,6 @@ def _model(key: Keys, tokenizer: Node, precision: Sourced) -> Node:
         seed=key("init.seed"),
         init_std=key("init.init_std"),
         xavier_init=key("init.xavier_init"),
-    )
-
-
-def _optimizer(groups: Groups, key: Keys) -> Node:
-    targets = {"adam": "ironloom.optim:adamw", "adamw": "ironloom.optim:adamw"}
-    return _node(
-        targets[groups.optim.optimizer],
-        mode="partial",
-        lr=key("optim.max_lr"),
-        betas=[key("optim.adam_beta1"), key("optim.adam_beta2")],
-        eps=key("optim.adam_eps"),
-        weight_decay=key("optim.weight_decay"),
-        no_decay_on_embedding=key("optim.no_decay_on_embedding"),
-    )
-
-
-def _schedule(key: Keys) -> Node:
-    return _node(
-        "ironloom.optim:warmup_anneal",
-        mode="partial",
-        kind=key("optim.lr_scheduler"),
-        warmup_steps=key("optim.warmup_steps"),
-        annealing_steps=key("optim.annealing_steps"),
-        min_lr=key("optim.min_lr"),
-        total_steps=key("operation.train_steps"),
     )
 
 
