@@ -33,7 +33,8 @@ def meta_count(config: ModelConfig, vocab_size: int) -> int:
 def test_defaults_are_those_of_the_model_group():
     config = ModelConfig()
     positions = config.to_dict().pop("positional_embedding")
-    assert positions == {"type": "absolute", "base": 10000, "scaling_factor": 1.0, "offset": 0}
+    stretched = {"scaling": "linear", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_seq_len": 8192}
+    assert positions == {"type": "absolute", "base": 10000, "scaling_factor": 1.0, "offset": 0, **stretched}
     expected = {
         "d_model": 512,
         "d_ffn": 2048,
@@ -54,8 +55,13 @@ def test_defaults_are_those_of_the_model_group():
         "untie_embed": False,
         "tokenizer_type": "gpt2",
         "vocab_name_or_path": "gpt2",
+        "attention_bias": None,
+        "qk_norm": False,
+        "sliding_window": None,
+        "sliding_window_layers": None,
+        "embedding_scale": 1.0,
     }
-    assert {name: getattr(config, name) for name in field_names(ModelConfig)[:-1]} == expected
+    assert {name: getattr(config, name) for name in field_names(ModelConfig) if name != "positional_embedding"} == expected
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,11 @@ def test_defaults_are_those_of_the_model_group():
         ({"positional_embedding": {"type": "none", "offset": 3}}, "offset: has no effect with type 'none'"),
         ({"positional_embedding": {"type": "rope", "scaling_factor": 0}}, "scaling_factor: expected a number greater"),
         ({"positional_embedding": {"type": "alibi"}}, "type: expected one of"),
+        ({"positional_embedding": {"scaling": "llama3"}}, "scaling: has no effect with type 'absolute' (set type: rope"),
+        ({"positional_embedding": {"type": "rope", "original_max_seq_len": 64}}, "has no effect with scaling 'linear' (set scaling: llama3"),
+        ({"positional_embedding": {"type": "rope", "scaling": "llama3", "low_freq_factor": 5.0}}, "must be more than low_freq_factor"),
+        ({"sliding_window_layers": [0]}, "sliding_window_layers: has no effect without sliding_window"),
+        ({"sliding_window": 4, "sliding_window_layers": [2]}, "sliding_window_layers: there is no layer 2 (layers are counted from 0 to 1)"),
         ({"tokenizer_type": "tiktoken"}, "'tiktoken' is not available yet"),
         ({"tokenizer_type": "sentencepiece"}, "'sentencepiece' is not available yet"),
         ({"activation_type": "tanh"}, "activation_type: expected one of"),
@@ -98,6 +109,9 @@ def test_an_odd_head_is_fine_without_rotation():
         {"num_attention_groups": 2, "head_dim": 24},
         {"untie_embed": True},
         {"positional_embedding": {"type": "none"}},
+        {"attention_bias": "qkv", "no_bias": True, "qk_norm": True},
+        {"attention_bias": "none"},
+        {"attention_bias": "all", "no_bias": True, "sliding_window": 4},
         {"positional_embedding": {"type": "rope"}, "activation_type": "swiglu", "ln_type": "rmsnorm", "no_bias": True, "post_ln": True},
     ],
 )

@@ -15,6 +15,9 @@ from ironloom.settings.model import ModelConfig
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "ironloom"
 
+#: Keys that older files lack; a model from before they existed has their defaults.
+_SINCE = ("attention_bias", "qk_norm", "sliding_window", "sliding_window_layers", "embedding_scale")
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -62,7 +65,7 @@ class DecoderConfig:
             ValueError: Naming every key that is missing, unknown or wrong.
         """
         own = ("model_type", "architectures", "vocab_size", "padded_vocab_size", "eos_token_id", "torch_dtype")
-        missing = [name for name in (*field_names(ModelConfig), *own[2:5]) if name not in content]
+        missing = [name for name in (*field_names(ModelConfig), *own[2:5]) if name not in (*content, *_SINCE)]
         if missing:
             raise ValueError(f"missing keys: {', '.join(missing)}")
         sizes = {name: content[name] for name in own[2:5]}
