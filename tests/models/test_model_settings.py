@@ -75,10 +75,16 @@ def test_defaults_are_those_of_the_model_group():
         ({"positional_embedding": {"type": "rope", "scaling_factor": 0}}, "scaling_factor: expected a number greater"),
         ({"positional_embedding": {"type": "alibi"}}, "type: expected one of"),
         ({"positional_embedding": {"scaling": "llama3"}}, "scaling: has no effect with type 'absolute' (set type: rope"),
-        ({"positional_embedding": {"type": "rope", "original_max_seq_len": 64}}, "has no effect with scaling 'linear' (set scaling: llama3"),
+        (
+            {"positional_embedding": {"type": "rope", "original_max_seq_len": 64}},
+            "has no effect with scaling 'linear' (set scaling: llama3",
+        ),
         ({"positional_embedding": {"type": "rope", "scaling": "llama3", "low_freq_factor": 5.0}}, "must be more than low_freq_factor"),
         ({"sliding_window_layers": [0]}, "sliding_window_layers: has no effect without sliding_window"),
-        ({"sliding_window": 4, "sliding_window_layers": [2]}, "sliding_window_layers: there is no layer 2 (layers are counted from 0 to 1)"),
+        (
+            {"sliding_window": 4, "sliding_window_layers": [2]},
+            "sliding_window_layers: there is no layer 2 (layers are counted from 0 to 1)",
+        ),
         ({"tokenizer_type": "tiktoken"}, "'tiktoken' is not available yet"),
         ({"tokenizer_type": "sentencepiece"}, "'sentencepiece' is not available yet"),
         ({"activation_type": "tanh"}, "activation_type: expected one of"),

@@ -75,9 +75,7 @@ class Attention(nn.Module):
         return F.dropout(out, dropout) if dropout else out
 
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, window: int | None = None
-) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, window: int | None = None) -> Tensor:
     """Causal attention by PyTorch's kernels.
 
     Args:

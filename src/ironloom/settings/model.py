@@ -45,7 +45,9 @@ class PositionalEmbedding(Settings):
             of_llama3 = field.name in ("low_freq_factor", "high_freq_factor", "original_max_seq_len")
             if getattr(self, field.name) == field.default or (self.type == "rope" and not (of_llama3 and self.scaling != "llama3")):
                 continue
-            wanted, found = ("type: rope", f"type {self.type!r}") if self.type != "rope" else ("scaling: llama3", f"scaling {self.scaling!r}")
+            wanted, found = (
+                ("type: rope", f"type {self.type!r}") if self.type != "rope" else ("scaling: llama3", f"scaling {self.scaling!r}")
+            )
             shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
             yield Problem(f"has no effect with {found}", path=field.name, hint=f"set {wanted}, or leave the key at {shown}")
         if self.scaling == "llama3" and self.high_freq_factor <= self.low_freq_factor:

@@ -29,7 +29,17 @@ from ironloom.weights.tensors import read_json
 Dtype = Literal["float32", "bfloat16", "float16"]
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 # What a configuration of transformers says of other tasks, or of how it was loaded.
-_IDLE = ("id2label", "label2id", "problem_type", "chunk_size_feed_forward", "output_", "return_dict", "is_encoder_decoder", "_name", "summary_")
+_IDLE = (
+    "id2label",
+    "label2id",
+    "problem_type",
+    "chunk_size_feed_forward",
+    "output_",
+    "return_dict",
+    "is_encoder_decoder",
+    "_name",
+    "summary_",
+)
 
 
 def export_model(folder: Path, output: Path, *, dtype: Dtype | None = None, max_shard_bytes: int = MAX_SHARD_BYTES) -> float:

@@ -11,6 +11,7 @@ from ironloom.models.convert import shapes
 from ironloom.models.convert.rules import Rule
 from ironloom.settings.model import ModelConfig
 
+
 @dataclass(frozen=True)
 class Family:
     """One architecture of ``transformers``.
@@ -59,20 +60,23 @@ def _gpt2_rules() -> tuple[Rule, ...]:
         norms = {"input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"}
         rules += [Rule(f"{ours}{name}.{kind}", f"{theirs}{other}.{kind}") for name, other in norms.items()]
         rules += [
-            Rule(f"{ours}self_attn.{part}_proj.{kind}", f"{theirs}attn.c_attn.{kind}", matrix, (index, 3)) for index, part in enumerate("qkv")
+            Rule(f"{ours}self_attn.{part}_proj.{kind}", f"{theirs}attn.c_attn.{kind}", matrix, (index, 3))
+            for index, part in enumerate("qkv")
         ]
         lines = {"self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"}
         rules += [Rule(f"{ours}{name}.{kind}", f"{theirs}{other}.{kind}", matrix) for name, other in lines.items()]
     return tuple(rules)
 
 
-_LLAMA_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+_LLAMA_KEYS: tuple[str, ...] = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 _LLAMA_KEYS += ("max_position_embeddings", "rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings", "rope_parameters")
 _WINDOW_KEYS = ("sliding_window", "layer_types")
-_GPT2_KEYS = ("n_embd", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "tie_word_embeddings")
+_GPT2_KEYS: tuple[str, ...] = ("n_embd", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "tie_word_embeddings")
 _GPT2_KEYS += ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention")
 
-_LLAMA = Family("llama", "LlamaForCausalLM", _llama_rules(), shapes.read_llama, shapes.write_llama, "model.", ("rotary_emb.inv_freq",), _LLAMA_KEYS)
+_LLAMA = Family(
+    "llama", "LlamaForCausalLM", _llama_rules(), shapes.read_llama, shapes.write_llama, "model.", ("rotary_emb.inv_freq",), _LLAMA_KEYS
+)
 
 #: In the order in which they are tried for a decoder that was trained here.
 FAMILIES = {
@@ -80,7 +84,14 @@ FAMILIES = {
     for family in (
         _LLAMA,
         Family(
-            "gpt2", "GPT2LMHeadModel", _gpt2_rules(), shapes.read_gpt2, shapes.write_gpt2, "transformer.", (".attn.bias", ".attn.masked_bias"), _GPT2_KEYS
+            "gpt2",
+            "GPT2LMHeadModel",
+            _gpt2_rules(),
+            shapes.read_gpt2,
+            shapes.write_gpt2,
+            "transformer.",
+            (".attn.bias", ".attn.masked_bias"),
+            _GPT2_KEYS,
         ),
         dataclasses.replace(
             _LLAMA,

@@ -77,9 +77,7 @@ def settings_of(config: Any, family: Family) -> ModelConfig:
     """
     dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     tokenizer = {"tokenizer_type": "bbpe", "vocab_name_or_path": None}
-    settings = ModelConfig.from_mapping(
-        {**family.read(config), **tokenizer, "precision": dtype if dtype in _PRECISIONS else "float32"}
-    )
+    settings = ModelConfig.from_mapping({**family.read(config), **tokenizer, "precision": dtype if dtype in _PRECISIONS else "float32"})
     from transformers import AutoConfig
 
     there, here = config.to_dict(), AutoConfig.for_model(family.model_type, **family.write(settings)).to_dict()
@@ -104,7 +102,7 @@ def _check_tied(tensors: dict[str, Tensor], family: Family, settings: ModelConfi
         return
     if not torch.equal(tensors[_HEAD], tensors[embedding]):
         raise CheckpointError(
-            f"config.json says that {_HEAD} is the embedding (tie_word_embeddings), but the files hold another matrix: one of the two is wrong"
+            f"config.json says that {_HEAD} is the embedding (tie_word_embeddings), but the files hold another matrix"
         )
     del tensors[_HEAD]
 
@@ -120,6 +118,6 @@ def _end_token(config: Any, source: Path) -> int | None:
     if isinstance(token, str) and (source / "tokenizer.json").is_file():
         added = read_json(source / "tokenizer.json").get("added_tokens", [])
         named = next((entry["id"] for entry in added if entry.get("content") == token), None)
-        if named in ends:
+        if named is not None and named in ends:
             return int(named)
     return int(ends[0]) if ends else None

@@ -134,7 +134,9 @@ def _read_rope(values: dict[str, Any]) -> dict[str, Any]:
     odd = sorted(name for name, value in values.items() if name not in known and not (name == "partial_rotary_factor" and value == 1.0))
     if kind not in ("default", "linear", "llama3") or (odd and kind != "default"):
         what = f"rope_type {kind!r}" if kind not in ("linear", "llama3") else f"{odd[0]} in its rope_parameters"
-        raise ConfigError(f"the model's positions are of {what}, which the built-in decoder does not have: default, linear and llama3 it has")
+        raise ConfigError(
+            f"the model's positions are of {what}, which the built-in decoder does not have: default, linear and llama3 it has"
+        )
     if odd:
         raise ConfigError(f"the model's rope_parameters have {', '.join(odd)}, which the built-in decoder does not know")
     found = {"type": "rope", "base": float(values["rope_theta"])}
