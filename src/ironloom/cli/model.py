@@ -65,6 +65,28 @@ def export(
     typer.echo(f"{target}: transformers loads it, logits equal (largest difference {difference:.1e} of the largest logit)")
 
 
+@app.command("merge")
+def merge(
+    path: Annotated[str, typer.Argument(help="A run's output folder, a checkpoint, or a folder with an adapter.")],
+    output: Output = None,
+    base: Annotated[str | None, typer.Option(help="The adapter's model, if it is no longer where the adapter says.")] = None,
+) -> None:
+    """Add an adapter to the weights of its model, and write the whole model.
+
+    Example: ironloom model merge output/tuned --output output/tuned-merged
+    """
+    from ironloom.cli.generate import model_folder
+
+    folder = model_folder(Path(path))
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(f"{folder} holds a whole model, no adapter: there is nothing to merge")
+    target = output or folder.with_name(f"{folder.name}-merged")
+    from ironloom.models.convert import merge_adapter
+
+    difference = merge_adapter(folder, target, base)
+    typer.echo(f"{target}: the whole model, logits equal (largest difference {difference:.1e} of the largest logit)")
+
+
 def _bytes(text: str) -> int:
     """A size such as 5GB as a number of bytes."""
     number, unit = text[:-2], text[-2:].upper()

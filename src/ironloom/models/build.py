@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ironloom.errors import ConfigError, Problem
 from ironloom.models.config import DecoderConfig
 from ironloom.models.decoder import Decoder
 from ironloom.models.init import initialize
@@ -31,7 +32,12 @@ def build_decoder(
         seed: See :func:`ironloom.models.init.initialize`, as for the next two.
         init_std: Standard deviation.
         xavier_init: Whether linear layers take theirs from their widths instead.
+
+    Raises:
+        ConfigError: If the settings name a model that is to be loaded.
     """
+    if config.name_or_path is not None:
+        raise ConfigError(Problem("is for ironloom.models:load_pretrained, not for a new decoder", path="name_or_path"))
     model = allocate(DecoderConfig(config, vocab_size, padded_size(vocab_size, vocab_padding_unit), eos_token_id))
     initialize(model, seed, init_std, xavier_init)
     return model

@@ -10,11 +10,16 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import FiniteFloat
 
 from ironloom.errors import Problem
-from ironloom.settings.base import Settings, setting
+from ironloom.settings.base import Settings, field_names, setting
+from ironloom.settings.lora import Lora
 
 Activation = Literal["gelu", "gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "silu", "relu", "swiglu", "geglu", "geglu_tanh"]
 Tokenizer = Literal["gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece"]
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
+#: Keys of a model that is loaded instead of built; the shape of a decoder has none of them.
+LOADED = ("name_or_path", "from_scratch", "lora")
+#: Keys that count with a loaded model, too: what is not a part of its shape.
+_WITH_LOADED = (*LOADED, "max_seq_len", "precision", "tokenizer_type", "vocab_name_or_path")
 PLANNED_TOKENIZERS = ("tiktoken", "sentencepiece")
 
 Count = Annotated[int, Ge(1)]
@@ -89,6 +94,11 @@ class ModelConfig(Settings):
     sliding_window: Count | None = setting(None, "How many tokens a token sees, itself among them; null: all before it")
     sliding_window_layers: list[int] | None = setting(None, "Numbers, from 0, of the layers with a sliding window; null: all")
     embedding_scale: Positive = setting(1.0, "Token embeddings are multiplied by it, as in Gemma by the root of d_model")
+    name_or_path: str | None = setting(
+        None, "Instead of a new decoder: a model to begin with, ours or one of transformers, by folder or Hugging Face id"
+    )
+    from_scratch: bool = setting(False, "Of the model that name_or_path names take the architecture, and draw its weights")
+    lora: Lora = setting(default_factory=Lora, doc="Train adapters of a loaded model instead of its weights (PEFT)")
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -116,7 +126,8 @@ class ModelConfig(Settings):
         return self.activation_type in GATED_ACTIVATIONS
 
     def problems(self) -> Iterable[Problem]:
-        """Heads that cannot be grouped or turned, and tokenizers that are not built yet."""
+        """Heads that cannot be grouped or turned, tokenizers that are not built yet, and keys of a new model for a loaded one."""
+        yield from self._loading_problems()
         if self.num_attention_heads % self.num_key_value_heads:
             yield Problem(
                 f"{self.num_key_value_heads} groups do not divide {self.num_attention_heads} heads",
@@ -138,6 +149,18 @@ class ModelConfig(Settings):
                 hint="use gpt2, bbpe, llama or byte",
             )
 
+    def _loading_problems(self) -> Iterable[Problem]:
+        if self.name_or_path is None:
+            if self.from_scratch:
+                yield Problem("has no effect without name_or_path", path="from_scratch", hint="name the model, or leave the key out")
+            if self.lora.r:
+                yield Problem("adapters need a model that is trained already", path="lora", hint="set name_or_path")
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"positional_embedding": PositionalEmbedding()}
+        for name in field_names(type(self)):
+            if name not in _WITH_LOADED and getattr(self, name) != defaults[name]:
+                yield not_of_loaded(name)
+
     def _window_problems(self, layers: list[int]) -> Iterable[Problem]:
         if self.sliding_window is None:
             yield Problem("has no effect without sliding_window", path="sliding_window_layers", hint="set it, or leave the key out")
@@ -145,6 +168,21 @@ class ModelConfig(Settings):
         if wrong:
             message = f"there is no layer {wrong[0]}"
             yield Problem(message, path="sliding_window_layers", hint=f"layers are counted from 0 to {self.num_layers - 1}")
+
+
+def shape_names() -> list[str]:
+    """Keys of the decoder's shape, and of its text: all but those of a model that is loaded."""
+    return [name for name in field_names(ModelConfig) if name not in LOADED]
+
+
+def is_of_loaded(name: str) -> bool:
+    """Whether a key counts with a loaded model."""
+    return name in _WITH_LOADED
+
+
+def not_of_loaded(name: str) -> Problem:
+    """The problem of a key that a loaded model has its own value for."""
+    return Problem("has no effect with name_or_path: that model has its own", path=name, hint="leave the key out")
 
 
 def padded_size(vocab_size: int, unit: int) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ironloom.config.groups import batch
+from ironloom.config.groups import batch, loaded
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
@@ -68,6 +68,7 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _lengths(facts)
     yield from _vocabulary(facts)
     yield from _tokenizer(facts)
+    yield from loaded.problems(facts)
 
 
 def batch_sizes(facts: Facts, environment: Mapping[str, str]) -> batch.Batch | Problem | None:

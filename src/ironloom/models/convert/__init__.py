@@ -2,5 +2,6 @@
 
 from ironloom.models.convert.exporting import export_model
 from ironloom.models.convert.importing import import_model
+from ironloom.models.convert.merging import merge_adapter
 
-__all__ = ["export_model", "import_model"]
+__all__ = ["export_model", "import_model", "merge_adapter"]

@@ -20,7 +20,7 @@ from ironloom.models.convert.shapes import essence
 from ironloom.models.convert.source import GENERATION, copy_companions
 from ironloom.models.convert.verify import probe, probe_decoder, verify
 from ironloom.models.decoder import Decoder
-from ironloom.models.files import load_decoder, load_model
+from ironloom.models.files import ADAPTER, load_decoder, load_model
 from ironloom.settings.model import ModelConfig
 from ironloom.weights import save_weights
 from ironloom.weights.parts import MAX_SHARD_BYTES
@@ -61,6 +61,8 @@ def export_model(folder: Path, output: Path, *, dtype: Dtype | None = None, max_
         CheckpointError: If files are damaged, a weight has no place, or the logits differ.
         ResourceError: If the disk does not take it.
     """
+    if (folder / ADAPTER).is_file():
+        raise ConfigError(f"{folder} holds an adapter, not a model: `ironloom model merge {folder} --output FOLDER` makes one, to be exported")
     content = read_config(folder)
     stored = content.get("torch_dtype") or content.get("dtype") or "float32"
     kind = getattr(torch, dtype or stored, torch.float32)
