@@ -12,8 +12,7 @@ import yaml
 import ironloom
 from ironloom.errors import ConfigError
 from ironloom.models import Decoder
-from ironloom.settings.base import field_names
-from ironloom.settings.model import ModelConfig, count_parameters, padded_size
+from ironloom.settings.model import ModelConfig, count_parameters, padded_size, shape_names
 from models.twins import small
 
 PRESETS = sorted((Path(ironloom.__file__).parent / "library" / "model").glob("*.yaml"))
@@ -61,7 +60,8 @@ def test_defaults_are_those_of_the_model_group():
         "sliding_window_layers": None,
         "embedding_scale": 1.0,
     }
-    assert {name: getattr(config, name) for name in field_names(ModelConfig) if name != "positional_embedding"} == expected
+    assert {name: getattr(config, name) for name in shape_names() if name != "positional_embedding"} == expected
+    assert (config.name_or_path, config.from_scratch, config.lora.r) == (None, False, 0)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,11 @@ def test_defaults_are_those_of_the_model_group():
         ({"dropout_attn": 1.0}, "dropout_attn: expected a number less than 1"),
         ({"ln_eps": math.nan}, "ln_eps: expected a finite number"),
         ({"d_ffn": 0}, "d_ffn: expected a number of at least 1"),
+        ({"from_scratch": True}, "from_scratch: has no effect without name_or_path"),
+        ({"lora": {"r": 4}}, "lora: adapters need a model that is trained already (set name_or_path)"),
+        ({"lora": {"alpha": 4.0}}, "alpha: has no effect without r"),
+        ({"name_or_path": "x", "lora": {"r": 4, "target_modules": []}}, "target_modules: names no layer"),
+        ({"name_or_path": "x", "d_model": 64}, "d_model: has no effect with name_or_path: that model has its own"),
         ({"num_heads": 4}, "did you mean 'num_attention_heads'"),
     ],
 )
