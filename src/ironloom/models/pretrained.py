@@ -61,7 +61,10 @@ def load_pretrained(
 def _whole(folder: Path) -> Any:
     from ironloom.models.files import load_model
 
-    return load_model(folder).float()
+    model: Any = load_model(folder).float()
+    if not isinstance(model, Decoder):
+        model.config.dtype = "float32"  # it is saved with the model, and whoever loads that would round the weights again
+    return model
 
 
 def _from_scratch(folder: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ironloom.config.groups.gathered import DEFAULT
 from ironloom.errors import Problem
 from ironloom.settings.base import field_names
 from ironloom.settings.groups import PRESET
@@ -28,12 +29,18 @@ def problems(facts: Facts) -> Iterator[Problem]:
     for name in field_names(ModelConfig):
         same = facts(f"model.{name}")
         # What is not the default is told by the settings themselves.
-        if name != PRESET and not is_of_loaded(name) and facts.found.given("model", name) and same and same[0] == getattr(defaults, name):
+        if name != PRESET and not is_of_loaded(name) and _is_said(facts, f"model.{name}") and same and same[0] == getattr(defaults, name):
             problem = not_of_loaded(name)
             yield Problem(problem.message, f"model.{name}", hint=problem.hint)
     for path in _OF_NEW:
-        if facts.found.given(*path.split(".")):
+        if _is_said(facts, path):
             yield Problem("has no effect with model.name_or_path: that model has its own", path, hint="leave the key out")
+
+
+def _is_said(facts: Facts, path: str) -> bool:
+    """Whether somebody wrote a key; what stands for a default did not."""
+    group, _, key = path.partition(".")
+    return facts.found.given(group, key) and facts.found.origin((group, key)) != DEFAULT
 
 
 def _place(name: str) -> Iterator[Problem]:
