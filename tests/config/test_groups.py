@@ -52,7 +52,11 @@ def test_every_key_and_default_of_the_specification_is_there_and_no_other():
     assert sum(map(len, tables.values())) == 96
     positions = tables.pop("model.positional_embedding")
     for group, table in tables.items():
-        keys = [key for key in field_names(GROUPS[group]) if key not in ("positional_embedding", "lora") and f"{group}.{key}" not in OF_OTHER_MODELS]
+        keys = [
+            key
+            for key in field_names(GROUPS[group])
+            if key not in ("positional_embedding", "lora") and f"{group}.{key}" not in OF_OTHER_MODELS
+        ]
         assert sorted(keys) == sorted(table)
         for key, default in table.items():
             found = default_of(group, key)
@@ -197,7 +201,10 @@ FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.worl
 
 def test_these_lists_cover_every_key():
     positions = {f"model.positional_embedding.{key}" for key in specification()["model.positional_embedding"]}
-    keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {"model.positional_embedding", "model.lora"}
+    keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {
+        "model.positional_embedding",
+        "model.lora",
+    }
     further = {key for key in OF_OTHER_MODELS if key.count(".") == 2}
     assert (
         set(OF_OTHER_MODELS)

@@ -24,6 +24,7 @@ from spread import spread_over
 from tiny import assert_same_weights, losses, tiny_trainer, weights
 
 peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # what PEFT asks for
 
 LORA = {"r": 4, "alpha": 8.0, "dropout": 0.2}
 
@@ -178,8 +179,9 @@ def test_layers_that_are_not_there_are_named(base: str, settings: dict[str, Any]
 
 def test_targets(base: str) -> None:
     def found(**settings: Any) -> set[str]:
-        names = {name.partition(".lora_A")[0].rpartition(".")[2] for name, _ in adapted(base, **settings).named_parameters() if "lora_A" in name}
-        return names
+        return {
+            name.partition(".lora_A")[0].rpartition(".")[2] for name, _ in adapted(base, **settings).named_parameters() if "lora_A" in name
+        }
 
     assert found() == {"q_proj", "v_proj"}
     assert found(target_modules="o_proj") == {"o_proj"}

@@ -83,7 +83,9 @@ def _targets(model: nn.Module, wanted: list[str] | str | None) -> list[str]:
     missing = [name for name in chosen if not any(path == name or path.endswith(f".{name}") for path, _ in model.named_modules())]
     if missing:
         raise ConfigError(
-            Problem(f"the model has no layer {missing[0]!r}", path="lora.target_modules", hint=f"its layers: {', '.join(known)}, all-linear")
+            Problem(
+                f"the model has no layer {missing[0]!r}", path="lora.target_modules", hint=f"its layers: {', '.join(known)}, all-linear"
+            )
         )
     return chosen
 
@@ -96,9 +98,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ConfigError(
-            Problem("adapters need the package peft", path="lora", hint="pip install 'ironloom[peft]'")
-        ) from error
+        raise ConfigError(Problem("adapters need the package peft", path="lora", hint="pip install 'ironloom[peft]'")) from error
     return peft
 
 
@@ -109,7 +109,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the adapters; the very tensors, by the names that PEFT stores them under."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         name = raw_name(name)
         if f".{_NAME}." in name and ".lora_" in name:
@@ -138,8 +138,7 @@ def save_config(model: Any, folder: Path) -> None:
     model.peft_config[_NAME].save_pretrained(str(folder))
     path = folder / ADAPTER
     content = json.loads(path.read_text(encoding="utf-8")) | {"inference_mode": True}
-    for name in ("target_modules",):
-        content[name] = sorted(content[name])  # a set has another order in each process
+    content["target_modules"] = sorted(content["target_modules"])  # a set has another order in each process
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -62,7 +62,9 @@ def export_model(folder: Path, output: Path, *, dtype: Dtype | None = None, max_
         ResourceError: If the disk does not take it.
     """
     if (folder / ADAPTER).is_file():
-        raise ConfigError(f"{folder} holds an adapter, not a model: `ironloom model merge {folder} --output FOLDER` makes one, to be exported")
+        raise ConfigError(
+            f"{folder} holds an adapter, not a model: `ironloom model merge {folder} --output FOLDER` makes one, to be exported"
+        )
     content = read_config(folder)
     stored = content.get("torch_dtype") or content.get("dtype") or "float32"
     kind = getattr(torch, dtype or stored, torch.float32)

@@ -68,7 +68,14 @@ def _gpt2_rules() -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-_LLAMA_KEYS: tuple[str, ...] = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+_LLAMA_KEYS: tuple[str, ...] = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
 _LLAMA_KEYS += ("max_position_embeddings", "rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings", "rope_parameters")
 _WINDOW_KEYS = ("sliding_window", "layer_types")
 _GPT2_KEYS: tuple[str, ...] = ("n_embd", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "tie_word_embeddings")

@@ -101,9 +101,7 @@ def _check_tied(tensors: dict[str, Tensor], family: Family, settings: ModelConfi
     if settings.untie_embed or _HEAD not in tensors or embedding not in tensors:
         return
     if not torch.equal(tensors[_HEAD], tensors[embedding]):
-        raise CheckpointError(
-            f"config.json says that {_HEAD} is the embedding (tie_word_embeddings), but the files hold another matrix"
-        )
+        raise CheckpointError(f"config.json says that {_HEAD} is the embedding (tie_word_embeddings), but the files hold another matrix")
     del tensors[_HEAD]
 
 
