@@ -145,10 +145,10 @@ def _datasets(facts: Facts) -> Iterator[Problem]:
 def _heads(facts: Facts) -> Iterator[Problem]:
     """Each process of a tensor-parallel group holds the same number of heads, of their groups, and of hidden units."""
     keys = ("model.num_attention_heads", "model.num_attention_groups", "model.d_ffn")
-    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size")
-    if values is None or found is None:
+    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size", "model.name_or_path")
+    if values is None or found is None or found[1] is not None:
         return
-    (devices,) = found
+    devices = found[0]
     counts = [value for value in values if value is not None]
     for key, value in zip(keys, values, strict=True):
         if value is not None and value % devices:
