@@ -15,7 +15,7 @@ from ironloom.settings.base import Settings, setting
 
 @dataclasses.dataclass
 class Lora(Settings):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): a layer adds ``alpha / r * B A x`` to what it gives, and A and B are trained."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): a layer adds ``alpha / r * B A x`` to what it gives, A and B are trained."""
 
     r: Annotated[int, Ge(0)] = setting(0, "Rank of the adapters; 0: none, the whole model is trained")
     alpha: Annotated[FiniteFloat, Gt(0)] = setting(16.0, "What an adapter adds is scaled by alpha / r")
