@@ -58,4 +58,7 @@ def test_every_part_of_a_model_is_read_somewhere():
         "precision",
         "tokenizer_type",
         "vocab_name_or_path",
+        # Arguments of the function that loads a model.
+        "from_scratch",
+        "lora",
     ]

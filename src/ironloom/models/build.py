@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ironloom.errors import ConfigError, Problem
 from ironloom.models.config import DecoderConfig
 from ironloom.models.decoder import Decoder
 from ironloom.models.init import Start, initialize
@@ -37,7 +38,12 @@ def build_decoder(
         xavier_init: Whether linear layers take theirs from their widths instead.
         on_meta: Leave it on the meta device; its weights get memory and the same values when a trainer spreads it over
             processes, in each process those of its part (:mod:`ironloom.models.deferred`).
+
+    Raises:
+        ConfigError: If the settings name a model that is to be loaded.
     """
+    if config.name_or_path is not None:
+        raise ConfigError(Problem("is for ironloom.models:load_pretrained, not for a new decoder", path="name_or_path"))
     shape = DecoderConfig(config, vocab_size, padded_size(vocab_size, vocab_padding_unit), eos_token_id)
     if on_meta:
         model = allocate(shape, "meta")

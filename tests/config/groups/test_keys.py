@@ -12,6 +12,8 @@ from ironloom import config
 from ironloom.config import tagged
 from ironloom.settings.base import field_names
 from ironloom.settings.groups import GROUPS
+from ironloom.settings.lora import Lora
+from ironloom.settings.model import PositionalEmbedding
 
 
 def specification():
@@ -40,14 +42,15 @@ def test_every_key_and_default_of_the_specification_is_there_and_no_other():
     assert sum(map(len, tables.values())) == 96
     positions = tables.pop("model.positional_embedding")
     for group, table in tables.items():
-        keys = {key for key in field_names(GROUPS[group]) if key != "positional_embedding"}
+        keys = {key for key in field_names(GROUPS[group]) if key not in NESTED and f"{group}.{key}" not in OF_OTHER_MODELS}
         assert keys - ADDED.get(group, set()) == set(table)
         for key, default in table.items():
             found = default_of(group, key)
             assert found == default, f"{group}.{key}"
             assert isinstance(found, bool) == isinstance(default, bool)
     assert set(tables) == set(GROUPS)
-    assert GROUPS["model"]().positional_embedding.to_dict() == positions
+    found = GROUPS["model"]().positional_embedding.to_dict()
+    assert {key: value for key, value in found.items() if f"model.positional_embedding.{key}" not in OF_OTHER_MODELS} == positions
 
 
 def test_every_key_is_documented():
@@ -58,6 +61,29 @@ def test_every_key_is_documented():
             assert field.metadata["doc"], field.name
 
 
+# Keys that the specification does not have, for models of other shapes and for models that are loaded; a value that is not the
+# default, and what must be set with it.
+NESTED = ("positional_embedding", "lora")
+ROPE = "model.positional_embedding.type=rope"
+LLAMA3 = [ROPE, "model.positional_embedding.scaling=llama3", "model.positional_embedding.scaling_factor=8"]
+LOADED = ["model.name_or_path=somebody/model"]
+OF_OTHER_MODELS = {
+    "model.attention_bias": ("none", []),
+    "model.qk_norm": (True, []),
+    "model.sliding_window": (9, []),
+    "model.sliding_window_layers": ([1], ["model.sliding_window=9"]),
+    "model.embedding_scale": (2.0, []),
+    "model.positional_embedding.scaling": ("llama3", [ROPE]),
+    "model.positional_embedding.low_freq_factor": (2.0, LLAMA3),
+    "model.positional_embedding.high_freq_factor": (3.0, LLAMA3),
+    "model.positional_embedding.original_max_seq_len": (64, LLAMA3),
+    "model.name_or_path": ("somebody/model", []),
+    "model.from_scratch": (True, LOADED),
+    "model.lora.r": (4, LOADED),
+    "model.lora.alpha": (4.0, [*LOADED, "model.lora.r=4"]),
+    "model.lora.dropout": (0.1, [*LOADED, "model.lora.r=4"]),
+    "model.lora.target_modules": (["o_proj"], [*LOADED, "model.lora.r=4"]),
+}
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
     "model.tokenizer_type": "sentencepiece",
@@ -172,9 +198,11 @@ FROM_ENVIRONMENT = {"parallel.rank": 1, "parallel.local_rank": 1, "parallel.worl
 
 def test_these_lists_cover_every_key():
     positions = {f"model.positional_embedding.{key}" for key in specification()["model.positional_embedding"]}
-    keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema)} - {"model.positional_embedding"}
+    keys = {f"{group}.{key}" for group, schema in GROUPS.items() for key in field_names(schema) if key not in NESTED}
+    further = {key for key in OF_OTHER_MODELS if key.count(".") == 2}
     assert (
-        set(PLANNED)
+        set(OF_OTHER_MODELS)
+        | set(PLANNED)
         | set(SHARDED)
         | set(RECOMPUTED)
         | set(CHOSEN)
@@ -185,8 +213,9 @@ def test_these_lists_cover_every_key():
         | set(FILES)
         | set(SAME)
         | set(FROM_ENVIRONMENT)
-        == keys | positions
+        == keys | positions | further
     )
+    assert len(further) == len(field_names(Lora)) + len(field_names(PositionalEmbedding)) - len(positions)
 
 
 def spelled(value):
@@ -198,6 +227,16 @@ def test_every_working_key_changes_the_graph(write, key):
     path = write(DATA)
     before = tagged.dump(config.load(path))
     assert tagged.dump(config.load(path, [f"{key}={spelled(WORKS[key])}"])) != before
+
+
+@pytest.mark.parametrize("key", OF_OTHER_MODELS)
+def test_every_key_of_other_models_changes_the_graph_or_is_refused(write, key):
+    """With what it needs it changes the graph, without it is refused by name."""
+    path, (value, needs) = write(DATA), OF_OTHER_MODELS[key]
+    override = f"{key}={spelled(value)}"
+    assert tagged.dump(config.load(path, [*needs, override])) != tagged.dump(config.load(path, needs))
+    if needs:
+        assert any("without" in text or "has no effect" in text or "need" in text for text in problems(path, [override]))
 
 
 @pytest.mark.parametrize("key", ROTARY)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ironloom.config.groups import batch
+from ironloom.config.groups import batch, loaded
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
@@ -69,6 +69,7 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _lengths(facts)
     yield from _vocabulary(facts)
     yield from _tokenizer(facts)
+    yield from loaded.problems(facts)
 
 
 def batch_sizes(facts: Facts, environment: Mapping[str, str]) -> batch.Batch | Problem | None:
@@ -157,10 +158,10 @@ def _datasets(facts: Facts) -> Iterator[Problem]:
 def _heads(facts: Facts) -> Iterator[Problem]:
     """Each process of a tensor-parallel group holds the same number of heads, of their groups, and of hidden units."""
     keys = ("model.num_attention_heads", "model.num_attention_groups", "model.d_ffn")
-    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size")
-    if values is None or found is None:
+    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size", "model.name_or_path")
+    if values is None or found is None or found[1] is not None:
         return
-    (devices,) = found
+    devices = found[0]
     counts = [value for value in values if value is not None]
     for key, value in zip(keys, values, strict=True):
         if value is not None and value % devices:
