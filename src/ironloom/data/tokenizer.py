@@ -7,14 +7,17 @@ gives the same ids.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
 import xxhash
+from numpy.typing import NDArray
 
 from ironloom.data import tokenizer_files
 from ironloom.errors import ConfigError, DataError
@@ -70,6 +73,13 @@ class Tokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, in parallel over the cores. No special tokens are added."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_flat(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts one after the other, and the number of ids of each: for large amounts of text."""
+        encoded = self.encode_batch(texts)
+        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.uint32, count=int(lengths.sum()))
+        return flat, lengths
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. No special tokens are added."""
