@@ -10,6 +10,7 @@ from chats import CASES, KINDS, Case, tokenizer
 
 from ironloom.data.chat import ChatRenderer, Row
 from ironloom.data.tokenizer import Tokenizer
+from ironloom.errors import DataError
 
 
 def runs(row: Row, trained: bool) -> list[list[int]]:
@@ -27,6 +28,11 @@ def marked(text: str) -> tuple[str, list[str], str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_is_trained(case: Case, kind: str) -> None:
     words = tokenizer(kind)
+    if (case.name, kind) == ("words, and a line break ends", "pieces"):
+        # The space that ends the prompt would be the first of the answer, and pieces know no word without one.
+        with pytest.raises(DataError, match="reach over the boundary.*'user: Hi there.nassistant: ' | 'Hello!"):
+            ChatRenderer(words, case.template).rows(case.messages)
+        return
     rows = ChatRenderer(words, case.template, case.arguments, case.train_on).rows(case.messages, case.tools)
     assert len(rows) == len(case.rows)
     for row, expected in zip(rows, case.rows, strict=True):

@@ -18,6 +18,7 @@ from ironloom.errors import DataError
 
 ANSWERER = "assistant"
 _PROBE = "Qj7zWx"  # an answer that no template writes by itself
+_MARKER = r"<\|?[^<>|\s]+\|?>"  # what templates end turns with, where the tokenizer has no special token for it
 _SHOWN = 2000
 
 
@@ -54,7 +55,9 @@ class Turns:
 
     def __init__(self, template: ChatTemplate, control_tokens: Sequence[str]):
         self._template = template
-        self._control = re.compile("|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)")
+        control = "|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)"
+        self._control = re.compile(control)
+        self._marker = re.compile(f"{control}|{_MARKER}")
         self._behind, self._end = self._find_end()
 
     def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, weights: Sequence[float]) -> list[Passage]:
@@ -98,16 +101,18 @@ class Turns:
             return len(answer) - len(self._behind) + len(self._end)
         if self._end and (place := answer.rfind(self._end)) >= 0:
             return place + len(self._end)
-        controls = list(self._control.finditer(answer))
-        if controls and (not self._end or self._control.search(self._end)):
+        if controls := list(self._control.finditer(answer)):
             return controls[-1].end()
+        if markers := list(self._marker.finditer(answer.rstrip())):
+            if markers[-1].end() == len(answer.rstrip()):
+                return markers[-1].end()
         raise DataError(
             "the chat template puts nothing behind an answer that ends it: a model that is trained on it would never stop "
             f"(name another one in chat_template).\nThe conversation was rendered as\n{_shown(text)}"
         )
 
     def _find_end(self) -> tuple[str, str]:
-        """What stands behind an answer; of it what ends a turn: up to the first special token, without any up to white space.
+        """What stands behind an answer; of it what ends a turn: up to the first marker, without any up to white space.
 
         Both are empty where the template does not tell.
         """
@@ -118,8 +123,8 @@ class Turns:
                 continue
             _, probe, behind = text.rpartition(_PROBE)
             if probe and behind:
-                control = self._control.search(behind)
-                return behind, behind[: control.end()] if control else behind.rstrip() or behind
+                marker = self._marker.search(behind)
+                return behind, behind[: marker.end()] if marker else behind.rstrip() or behind
         return "", ""
 
 
