@@ -7,10 +7,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import xxhash
+from numpy.typing import NDArray
 
-from ironloom.data import builtin, hub
+from ironloom.data import builtin, hub, ironcore
 from ironloom.data.readers import Text, kinds, reader_of
 from ironloom.errors import DataError
 
@@ -32,7 +34,7 @@ def read_documents(
     Args:
         source: A file (``.txt``: one document; ``.jsonl``, ``.json``, ``.csv``, ``.parquet``: one for each record; but for
             Parquet also compressed, ``.gz`` or ``.zst``), a folder (all such files below it in the order of their paths,
-            hidden ones left out), a folder that ``datasets`` has saved, ``python-docs``, ``python-stdlib``, or the id of a
+            hidden ones left out), a folder that ``datasets`` has saved or (:func:`read_marked` only) IronCore has prepared, ``python-docs``, ``python-stdlib``, or the id of a
             dataset on the hub, which may be pinned: ``name@revision``.
         text_column: The field of a record that holds the text.
         split: The split of a hub dataset.
@@ -46,7 +48,10 @@ def read_documents(
         DataError: Naming the file and, where there are any, the line or the record; where many are wrong, their number.
     """
     documents = read_marked(source, text_column=text_column, split=split, subset=subset, max_samples=max_samples)
-    return (document for document, _ in documents)
+    for document, _ in documents:
+        if not isinstance(document, str):
+            raise DataError(f"{source}: holds token ids, not texts: they cannot train or change a tokenizer")
+        yield document
 
 
 def read_marked(
@@ -57,7 +62,7 @@ def read_marked(
     subset: str | None = None,
     max_samples: int | None = None,
     mark: Sequence[int] | None = None,
-) -> Iterator[tuple[str, tuple[int, int, int]]]:
+) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     """The documents of :func:`read_documents`, each with the mark of what follows it.
 
     Args:
@@ -73,7 +78,7 @@ def read_marked(
         for record, text in enumerate(texts, start=skip + 1):
             if isinstance(text, DataError):
                 raise _counted(text, itertools.chain(texts, *(part(0) for part in parts[number + 1 :])))
-            if text:
+            if len(text):
                 taken += 1
                 yield text, (number, record, taken)
                 if taken == max_samples:
@@ -83,13 +88,15 @@ def read_marked(
         raise DataError(f"{source}: no text in it")
 
 
-def _parts(source: str, text_column: str, split: str, subset: str | None) -> list[Callable[[int], Iterator[Text]]]:
+def _parts(source: str, text_column: str, split: str, subset: str | None) -> list[Callable[[int], Iterator[Any]]]:
     """What a source consists of: each part gives its texts from a number on."""
     if source in builtin.CORPORA:
         return [lambda skip: itertools.islice(builtin.CORPORA[source](), skip, None)]
     if not _is_local(source):
         return [lambda skip: hub.read(source, text_column=text_column, split=split, subset=subset, skip=skip)]
     path = Path(source).expanduser()
+    if ironcore.is_prepared(path):
+        return [lambda skip: itertools.islice(_tokens(path), skip, None)]
     if hub.is_saved(path):
         return [lambda skip: hub.read_saved(path, text_column=text_column, split=split, skip=skip)]
 
@@ -99,6 +106,15 @@ def _parts(source: str, text_column: str, split: str, subset: str | None) -> lis
         return lambda skip: itertools.islice(reader(file, text_column), skip, None)
 
     return [part(file) for file in files_of(source)]
+
+
+def _tokens(folder: Path) -> Iterator[NDArray[Any]]:
+    """The ids of documents that IronCore has prepared for pretraining."""
+    for number, document in enumerate(ironcore.read(folder)):
+        if document.type != "pretrain" or document.trained is not None:
+            masked = "" if document.trained is None else " with masked tokens"
+            raise DataError(f"{folder}: document {number} is of type {document.type}{masked}: only plain pretraining data can be read")
+        yield document.tokens
 
 
 def _counted(first: DataError, rest: Iterable[Text]) -> DataError:
@@ -136,8 +152,8 @@ def fingerprint(
         for document in builtin.CORPORA[source]():
             hasher.update(f"{len(document)}:{document}".encode())
         identity = f"{source}:{hasher.hexdigest()}"
-    elif _is_local(source) and hub.is_saved(Path(source).expanduser()):
-        files = sorted(file for file in Path(source).expanduser().rglob("*") if file.is_file())
+    elif _is_local(source) and (hub.is_saved(folder := Path(source).expanduser()) or ironcore.is_prepared(folder)):
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
         identity = ";".join(f"{_name_in(source, path)}:{_content(path)}" for path in files) + f":{split}:{text_column}"
     elif _is_local(source):
         identity = ";".join(f"{_name_in(source, path)}:{_content(path)}" for path in files_of(source)) + f":{text_column}"

@@ -35,9 +35,12 @@ class Corpus:
 
     def documents(self) -> Iterator[str]:
         """The texts, see ``corpus.read_documents``."""
-        return (document for document, _ in self.read(None))
+        for document, _ in self.read(None):
+            if not isinstance(document, str):
+                raise DataError("token ids that another program has prepared cannot train a tokenizer: name the one that made them")
+            yield document
 
-    def read(self, mark: Any) -> Iterator[tuple[str, Any]]:
+    def read(self, mark: Any) -> Iterator[tuple[Any, Any]]:
         """The texts behind a mark, each with the mark of what follows it, see ``preparation.Source``."""
         start, *inner = mark or (0,)
         for number in range(start, len(self.sources)):

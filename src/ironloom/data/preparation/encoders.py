@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from ironloom.data.store import Rows
 from ironloom.data.tokenizer import Tokenizer
@@ -43,8 +45,16 @@ class TextEncoder:
         """The same encoder without the fast tokenizer."""
         return TextEncoder(self._tokenizer, fast=False)
 
-    def __call__(self, records: list[str]) -> Rows:
-        """The ids of each text, and the end token."""
-        ids, lengths = self._tokenizer.encode_flat(records, fast=self._is_fast)
-        ends = np.cumsum(lengths)
-        return Rows(np.insert(ids, ends, self._end), lengths + 1)
+    def __call__(self, records: list[Any]) -> Rows:
+        """The ids of each text, and the end token; ids that another program has prepared are taken as they are."""
+        texts = [record for record in records if isinstance(record, str)]
+        ids, lengths = self._tokenizer.encode_flat(texts, fast=self._is_fast)
+        tokens, lengths = np.insert(ids, np.cumsum(lengths), self._end), lengths + 1
+        if len(texts) == len(records):
+            return Rows(tokens, lengths)
+        made = iter(np.split(tokens, np.cumsum(lengths)))
+        documents = [next(made) if isinstance(record, str) else self._ended(record) for record in records]
+        return Rows(np.concatenate(documents), np.array([len(document) for document in documents], dtype=np.int64))
+
+    def _ended(self, ids: NDArray[Any]) -> NDArray[Any]:
+        return ids if ids[-1] == self._end else np.append(ids.astype(np.uint32), self._end)
