@@ -12,7 +12,8 @@ import xxhash
 from ironloom.data.blocks import TokenBlocks, split_ranges
 from ironloom.data.cache import cache_root, publish, withdraw
 from ironloom.data.entries import Corpus, Datasets, entry_problems
-from ironloom.data.store import Progress, TokenStore, prepare
+from ironloom.data.preparation import TextEncoder, build_store
+from ironloom.data.store import Progress, TokenStore
 from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, check_tokenizer_type, make_tokenizer
 from ironloom.errors import ConfigError, DataError, Problem
 
@@ -41,6 +42,7 @@ class PretrainData:
         eval_samples: Use the first so many blocks for evaluation; None, or more than there are: all.
         test_samples: The same for the test.
         cache_dir: The cache, see ``cache.cache_root``.
+        num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
 
     Raises:
         ConfigError: With every mistake in the arguments.
@@ -60,13 +62,14 @@ class PretrainData:
         eval_samples: int | None = None,
         test_samples: int | None = None,
         cache_dir: str | None = None,
+        num_workers: int | None = None,
     ):
         problems = [
             *entry_problems("train_datasets", train_datasets),
             *entry_problems("eval_datasets", eval_datasets),
             *entry_problems("test_datasets", test_datasets),
             *_split_problems(splits),
-            *_count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples),
+            *_count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples, num_workers=num_workers),
         ]
         if not train_datasets:
             problems.append(Problem("at least one dataset is needed", path="train_datasets"))
@@ -86,6 +89,7 @@ class PretrainData:
         self._eval_samples = eval_samples
         self._test_samples = test_samples
         self._cache_dir = cache_dir
+        self._num_workers = num_workers
         self._prepared: _Prepared | None = None
 
     @property
@@ -121,16 +125,26 @@ class PretrainData:
         if self._prepared is not None:
             return
         tokenizer = self._make_tokenizer(progress)
+        encoder = TextEncoder(tokenizer)
 
         def store_of(corpus: Corpus | None) -> TokenStore | None:
             if corpus is None:
                 return None
-            return prepare(corpus.documents, tokenizer, corpus.key(), self._cache_dir, progress)
+            return build_store(
+                corpus, encoder, corpus.key(), cache_dir=self._cache_dir, progress=progress, num_workers=self._num_workers
+            )
 
         train_store, eval_store, test_store = store_of(self._train), store_of(self._eval), store_of(self._test)
         assert train_store is not None
         train = self._blocks("training", train_store, *self._ranges(train_store)[0])
         self._prepared = _Prepared(tokenizer, train, train_store, eval_store, test_store)
+
+    @property
+    def stores(self) -> dict[str, TokenStore]:
+        """The stores by what they are for: ``training``, and ``evaluation`` and ``test`` where they have data of their own."""
+        ready = self._ready()
+        found = {"training": ready.train_store, "evaluation": ready.eval_store, "test": ready.test_store}
+        return {name: store for name, store in found.items() if store is not None}
 
     def _ready(self) -> _Prepared:
         self.prepare()

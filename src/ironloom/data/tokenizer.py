@@ -20,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ironloom.data import tokenizer_files
+from ironloom.data.tokenizer_fast import FastTokenizer
 from ironloom.errors import ConfigError, DataError
 from ironloom.settings.base import nearest
 
@@ -107,12 +108,29 @@ class Tokenizer:
         """The ids of each text, in parallel over the cores. No special tokens are added."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def encode_flat(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of all texts one after the other, and the number of ids of each: for large amounts of text."""
+    @functools.cached_property
+    def _fast(self) -> FastTokenizer | None:
+        return FastTokenizer.of(self._backend)
+
+    def encode_flat(self, texts: list[str], *, fast: bool = True) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts one after the other, and the number of ids of each: for large amounts of text.
+
+        Args:
+            texts: The texts.
+            fast: Whether the package ``gigatoken`` is used where it is installed and gives the same ids.
+
+        Raises:
+            TokenizersDiffer: If it did so far, and does not for a sample of these texts.
+        """
+        if fast and texts and self._fast is not None:
+            return self._fast.encode_checked(texts)
         encoded = self.encode_batch(texts)
         lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
         flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.uint32, count=int(lengths.sum()))
         return flat, lengths
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_fast"}
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. No special tokens are added."""

@@ -88,7 +88,7 @@ class DataFile(Settings):
     vocab_name_or_path: str | None = setting(None, "model.vocab_name_or_path, where the model does not say it.")
     preprocessed_dir: str | None = setting(None, "Folder that keeps tokenized data; null: the cache of all runs.")
     cache_dir: str | None = setting(None, "Folder of downloads.", planned="downloads go where the variable HF_HOME says")
-    num_workers: Annotated[int, Ge(1)] = setting(4, "Processes that tokenize.", planned="it comes with parallel tokenization")
+    num_workers: Count | None = setting(None, "Processes that tokenize a large corpus; null: as many as there are cores.")
     preprocessing: dict[str, Any] | None = setting(None, "Steps before tokenization.")
 
     def problems(self) -> Iterable[Problem]:

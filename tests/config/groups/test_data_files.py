@@ -87,8 +87,9 @@ WORKS = {
     "tokenizer_type": "byte",
     "vocab_name_or_path": "folder",
     "preprocessed_dir": "cache",
+    "num_workers": 8,
 }
-REFUSED = {"cache_dir": "downloads", "num_workers": 8, "preprocessing": {"lower": True}}
+REFUSED = {"cache_dir": "downloads", "preprocessing": {"lower": True}}
 ENTRY_WORKS = {"split": "test", "subset": "main", "text_column": "body", "max_samples": 5, "dataset_path": "b.txt", "source": "b.txt"}
 ENTRY_REFUSED = {
     "task_type": "sft",

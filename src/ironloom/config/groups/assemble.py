@@ -78,6 +78,7 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
         vocab_name_or_path=key("model.vocab_name_or_path"),
         vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
         cache_dir=key("data_file.preprocessed_dir"),
+        num_workers=key("data_file.num_workers"),
         name="data",
     )
 

@@ -11,10 +11,12 @@ import xxhash
 
 from ironloom.atomic import fsync_file, fsync_folder
 from ironloom.data.cache import cache_root, cannot_write, claimed, withdraw
+from ironloom.data.preparation.encoders import TextEncoder
 from ironloom.data.preparation.pool import encoded
 from ironloom.data.preparation.records import Source, batches, size_of
 from ironloom.data.store import FORMAT, Encoder, Progress, TokenStore
 from ironloom.data.store_writer import StoreWriter
+from ironloom.data.tokenizer_fast import TokenizersDiffer
 from ironloom.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,15 @@ def build_store(
     with claimed(folder) as partial:
         if partial is not None:  # else another process has just finished it
             try:
-                _write(partial, folder, source, encoder, progress, num_workers, info)
+                try:
+                    _write(partial, folder, source, encoder, progress, num_workers, info)
+                except TokenizersDiffer as difference:
+                    if not isinstance(encoder, TextEncoder):
+                        raise
+                    log.warning("gigatoken does not give the ids of tokenizers (%s); everything is tokenized anew without it", difference)
+                    for path in (partial / "journal.jsonl", *(partial / "store").iterdir()):
+                        path.unlink()
+                    _write(partial, folder, source, encoder.slower(), progress, num_workers, info)
             except (DataError, OSError) as error:
                 shutil.rmtree(partial, ignore_errors=True)
                 if isinstance(error, OSError):

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
+
 _BATCH_RECORDS = 2048
 _BATCH_SIZE = 1 << 20  # characters that one batch has at least, unless it has that many records
 
@@ -62,7 +64,7 @@ def batches(records: Iterator[tuple[Any, Any]], size: Callable[[Any], int]) -> I
 
 def size_of(record: Any) -> int:
     """About how many characters a record has; texts in lists and mappings are counted."""
-    if isinstance(record, str | bytes):
+    if isinstance(record, str | bytes | np.ndarray):
         return len(record)
     if isinstance(record, dict):
         return sum(map(size_of, record.values()))
