@@ -187,7 +187,15 @@ SPACED = [user("  Hi \n"), answer("\n Hello! \n"), user("Bye"), answer("  See yo
 WITH_SYSTEM = [system("Be brief."), *TWO]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 SUM = [user("2+3?"), call("add", a=2, b=3), tool("5"), answer("It is 5.")]
-TWO_TOOLS = [user("2+3, 4+5?"), call("add", "Let me see.", a=2, b=3), tool("5"), tool("9"), answer("5 and 9."), user("Thanks"), answer("Sure.")]
+TWO_TOOLS = [
+    user("2+3, 4+5?"),
+    call("add", "Let me see.", a=2, b=3),
+    tool("5"),
+    tool("9"),
+    answer("5 and 9."),
+    user("Thanks"),
+    answer("Sure."),
+]
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,12 @@ CASES = [
         [_Q("Hi there") + "Hello!<|im_end|>\n" + _Q("Bye") + "«See you.<|im_end|>»\n"],
         train_on="last",
     ),
-    Case("ends with a question", CHATML, [*TWO, user("More")], [_Q("Hi there") + "«Hello!<|im_end|>»\n" + _Q("Bye") + "«See you.<|im_end|>»\n"]),
+    Case(
+        "ends with a question",
+        CHATML,
+        [*TWO, user("More")],
+        [_Q("Hi there") + "«Hello!<|im_end|>»\n" + _Q("Bye") + "«See you.<|im_end|>»\n"],
+    ),
     Case(
         "without a prompt the header is the model's",
         NO_PROMPT,
@@ -410,7 +423,9 @@ def tokenizer(kind: str) -> Tokenizer:
         backend = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
         normal = tokenizers.normalizers
         backend.normalizer = normal.Sequence([normal.Prepend("\u2581"), normal.Replace(" ", "\u2581")])
-        backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
         trainer = tokenizers.trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", *SPECIAL], show_progress=False)
     else:
         backend = tokenizers.Tokenizer(models.BPE())

@@ -57,7 +57,7 @@ def read_documents(
 def read_marked(
     source: str,
     *,
-    text_column: str = "text",
+    text_column: str | None = "text",
     split: str = "train",
     subset: str | None = None,
     max_samples: int | None = None,
@@ -67,6 +67,7 @@ def read_marked(
 
     Args:
         source: As there, and so are the others.
+        text_column: As there; None: records as they are, each a pair of place and record.
         mark: Go on where this mark points; files before it are not read again.
     """
     place, skip, taken = mark or (0, 0, 0)
@@ -77,7 +78,7 @@ def read_marked(
         texts = parts[number](skip)
         for record, text in enumerate(texts, start=skip + 1):
             if isinstance(text, DataError):
-                raise _counted(text, itertools.chain(texts, *(part(0) for part in parts[number + 1 :])))
+                raise gathered_errors(text, itertools.chain(texts, *(part(0) for part in parts[number + 1 :])))
             if len(text):
                 taken += 1
                 yield text, (number, record, taken)
@@ -88,7 +89,7 @@ def read_marked(
         raise DataError(f"{source}: no text in it")
 
 
-def _parts(source: str, text_column: str, split: str, subset: str | None) -> list[Callable[[int], Iterator[Any]]]:
+def _parts(source: str, text_column: str | None, split: str, subset: str | None) -> list[Callable[[int], Iterator[Any]]]:
     """What a source consists of: each part gives its texts from a number on."""
     if source in builtin.CORPORA:
         return [lambda skip: itertools.islice(builtin.CORPORA[source](), skip, None)]
@@ -117,7 +118,7 @@ def _tokens(folder: Path) -> Iterator[NDArray[Any]]:
         yield document.tokens
 
 
-def _counted(first: DataError, rest: Iterable[Text]) -> DataError:
+def gathered_errors(first: DataError, rest: Iterable[Any]) -> DataError:
     """One error for all records that are wrong; reads the rest of the corpus, or as much as can be expected."""
     found = [first]
     with contextlib.suppress(DataError):  # of a whole file; it will be told when the records are right
@@ -134,7 +135,7 @@ def _counted(first: DataError, rest: Iterable[Text]) -> DataError:
 def fingerprint(
     source: str,
     *,
-    text_column: str = "text",
+    text_column: str | None = "text",
     split: str = "train",
     subset: str | None = None,
     max_samples: int | None = None,

@@ -10,12 +10,12 @@ from ironloom.data.readers import Text, text_or_error
 from ironloom.errors import DataError
 
 
-def read(source: str, *, text_column: str, split: str, subset: str | None, skip: int = 0) -> Iterator[Text]:
+def read(source: str, *, text_column: str | None, split: str, subset: str | None, skip: int = 0) -> Iterator[Text]:
     """The texts of one split, in the order of the hub.
 
     Args:
         source: The id of the dataset; ``id@revision`` pins it.
-        text_column: The column that holds the text.
+        text_column: The column that holds the text; None: whole rows, with their places.
         split: The split.
         subset: The configuration; None for the only one.
         skip: Leave out so many rows.
@@ -43,12 +43,12 @@ def is_saved(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def read_saved(path: Path, *, text_column: str, split: str, skip: int = 0) -> Iterator[Text]:
+def read_saved(path: Path, *, text_column: str | None, split: str, skip: int = 0) -> Iterator[Text]:
     """The texts of a saved dataset, memory-mapped.
 
     Args:
         path: A folder for which :func:`is_saved` holds.
-        text_column: The column that holds the text.
+        text_column: The column that holds the text; None: whole rows, with their places.
         split: The split, where it was saved with splits.
         skip: Leave out so many rows.
 
@@ -65,13 +65,14 @@ def read_saved(path: Path, *, text_column: str, split: str, skip: int = 0) -> It
         if split not in dataset:
             raise DataError(f"{path}: no split {split!r}; there is {', '.join(dataset)} (set split)")
         dataset = dataset[split]
-    if text_column not in dataset.column_names:
+    if text_column is not None and text_column not in dataset.column_names:
         raise DataError(f"{path}: no column {text_column!r}; there is {', '.join(dataset.column_names)} (set text_column)")
     rows = dataset.select(range(skip, len(dataset))) if skip else dataset
-    yield from _texts(iter(rows.select_columns([text_column])), str(path), text_column, skip)
+    wanted = rows if text_column is None else rows.select_columns([text_column])
+    yield from _texts(iter(wanted), str(path), text_column, skip)
 
 
-def _texts(rows: Iterator[Any], source: str, text_column: str, number: int) -> Iterator[Text]:
+def _texts(rows: Iterator[Any], source: str, text_column: str | None, number: int) -> Iterator[Text]:
     while True:
         try:
             row = next(rows)

@@ -24,11 +24,11 @@ _PARQUET_BATCH = 512  # rows in memory at a time
 _BOM = b"\xef\xbb\xbf"
 COMPRESSED = (".gz", ".zst")
 
-Text = str | DataError
-"""The text of a record, or what is wrong with it."""
+Text = str | tuple[str, Any] | DataError
+"""The text of a record, or what is wrong with it. Where no column is named: the place of the record, and the record."""
 
 
-def read_txt(path: Path, text_column: str) -> Iterator[Text]:
+def read_txt(path: Path, text_column: str | None) -> Iterator[Text]:
     """The whole file as one document."""
     with _opened(path) as file:
         content = file.read()
@@ -42,7 +42,7 @@ def read_txt(path: Path, text_column: str) -> Iterator[Text]:
         raise _bad_utf8(f"{path}:{line}", error) from error
 
 
-def read_jsonl(path: Path, text_column: str) -> Iterator[Text]:
+def read_jsonl(path: Path, text_column: str | None) -> Iterator[Text]:
     """One JSON object in each line; blank lines are passed over."""
     for number, line in _lines(path):
         if isinstance(line, DataError):
@@ -54,7 +54,7 @@ def read_jsonl(path: Path, text_column: str) -> Iterator[Text]:
                 yield error
 
 
-def read_json(path: Path, text_column: str) -> Iterator[Text]:
+def read_json(path: Path, text_column: str | None) -> Iterator[Text]:
     """A list of objects, one object, or objects line by line."""
     (content,) = read_txt(path, text_column)
     assert isinstance(content, str)
@@ -70,7 +70,7 @@ def read_json(path: Path, text_column: str) -> Iterator[Text]:
     yield text_or_error(record, text_column, str(path))
 
 
-def read_csv(path: Path, text_column: str) -> Iterator[Text]:
+def read_csv(path: Path, text_column: str | None) -> Iterator[Text]:
     """Comma-separated values with a header; a field may hold line breaks when it is quoted."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)  # a document may be longer than the default of 128 KiB
     rows = csv.reader(_raised(line for _, line in _lines(path)), strict=True)
@@ -88,7 +88,7 @@ def read_csv(path: Path, text_column: str) -> Iterator[Text]:
         raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
 
-def read_parquet(path: Path, text_column: str) -> Iterator[Text]:
+def read_parquet(path: Path, text_column: str | None) -> Iterator[Text]:
     """One column of a Parquet file, a few hundred rows at a time."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -99,11 +99,12 @@ def read_parquet(path: Path, text_column: str) -> Iterator[Text]:
             raise _empty(path)
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if text_column not in names:
+            if text_column is not None and text_column not in names:
                 raise _no_column(str(path), text_column, names)
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=[text_column]):
-                for value in batch.column(0).to_pylist():
-                    yield text_or_error({text_column: value}, text_column, f"{path}: row {number}")
+            columns = None if text_column is None else [text_column]
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    yield text_or_error(row, text_column, f"{path}: row {number}")
                     number += 1
     except DataError:
         raise
@@ -111,7 +112,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[Text]:
         raise DataError(f"{path}: not a complete Parquet file (at row {number}): {error}") from error
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
+READERS: dict[str, Callable[[Path, str | None], Iterator[Text]]] = {
     ".txt": read_txt,
     ".jsonl": read_jsonl,
     ".json": read_json,
@@ -120,7 +121,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
 }
 
 
-def reader_of(path: Path) -> Callable[[Path, str], Iterator[Text]] | None:
+def reader_of(path: Path) -> Callable[[Path, str | None], Iterator[Text]] | None:
     """The reader for a file of this name; None if there is none."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     kind = name.suffix.lower()
@@ -132,7 +133,7 @@ def kinds() -> str:
     return f"{', '.join(READERS)}; compressed as {', '.join(COMPRESSED)}"
 
 
-def text_or_error(record: Any, text_column: str, place: str) -> Text:
+def text_or_error(record: Any, text_column: str | None, place: str) -> Text:
     """The text of one record, or what :func:`text_of` raises."""
     try:
         return text_of(record, text_column, place)
@@ -140,17 +141,19 @@ def text_or_error(record: Any, text_column: str, place: str) -> Text:
         return error
 
 
-def text_of(record: Any, text_column: str, place: str) -> str:
-    """The text of one record.
+def text_of(record: Any, text_column: str | None, place: str) -> str | tuple[str, Any]:
+    """The text of one record, or the whole of it.
 
     Args:
         record: What was read.
-        text_column: The field that holds the text.
+        text_column: The field that holds the text; None: the record is wanted as it is, with its place.
         place: File and line, for the message.
 
     Raises:
         DataError: If the record has no such field, or it is not a text that can be encoded as UTF-8.
     """
+    if text_column is None:
+        return place, record
     if not isinstance(record, Mapping):
         raise DataError(f"{place}: expected an object with a field {text_column!r}, found {_shown(record)}")
     if text_column not in record:
@@ -166,7 +169,7 @@ def text_of(record: Any, text_column: str, place: str) -> str:
     return text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Text]]:
+def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
     """Numbered lines, with their ends, or what is wrong with a line.
 
     Raises:
@@ -177,7 +180,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Text]]:
         for number, line in enumerate(file, start=1):
             text = line.removeprefix(_BOM) if number == 1 else line
             try:
-                decoded: Text = text.decode("utf-8")
+                decoded: str | DataError = text.decode("utf-8")
             except UnicodeDecodeError as error:
                 decoded = _bad_utf8(f"{path}:{number}", error)
             yield number, decoded
@@ -185,7 +188,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Text]]:
         raise _empty(path)
 
 
-def _raised(lines: Iterable[Text]) -> Iterator[str]:
+def _raised(lines: Iterable[str | DataError]) -> Iterator[str]:
     """Lines of which every one is needed."""
     for line in lines:
         if isinstance(line, DataError):
@@ -231,7 +234,7 @@ def _parsed(text: str, path: Path, first_line: int = 1) -> Any:
         raise DataError(f"{path}:{first_line}: not readable as JSON: {error}") from error
 
 
-def _no_column(place: str, text_column: str, columns: Any) -> DataError:
+def _no_column(place: str, text_column: str | None, columns: Any) -> DataError:
     names = ", ".join(map(str, columns))
     return DataError(f"{place}: no column {text_column!r}; there is {names or 'none'} (set text_column)")
 

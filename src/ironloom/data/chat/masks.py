@@ -24,18 +24,13 @@ class Row:
 
     Attributes:
         ids: The tokens.
-        weights: What each token counts: 0 where the model is given it.
+        trained: 1 for each token that the model has to produce, 0 for the others.
         cuts: Boundaries of answers where a token would have reached over.
     """
 
     ids: list[int]
-    weights: list[float]
+    trained: list[int]
     cuts: int = 0
-
-    @property
-    def trained(self) -> list[int]:
-        """1 for each token that the model has to produce, 0 for the others."""
-        return [int(weight > 0) for weight in self.weights]
 
 
 def rows_of(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Row]:
@@ -51,7 +46,7 @@ def rows_of(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Row]:
         ids = next(encoded)
         fronts = [next(encoded) for _ in _boundaries(passage)]
         if all(ids[: len(front)] == front for front in fronts):
-            rows.append(_row(passage, ids, list(map(len, fronts)), 0))
+            rows.append(_row(ids, list(map(len, fronts)), 0))
         else:
             rows.append(_in_parts(passage, tokenizer, ids))
     return rows
@@ -83,7 +78,7 @@ def _in_parts(passage: Passage, tokenizer: Tokenizer, whole: list[int]) -> Row:
             ids += front
             start = edge
     ids += tokenizer.encode(passage.text[start:])
-    row = _row(passage, ids, lengths, len(cuts))
+    row = _row(ids, lengths, len(cuts))
     prompt = tokenizer.encode(passage.text[: passage.answers[0].start])
     if tokenizer.decode(ids) != tokenizer.decode(whole) or ids[: len(prompt)] != prompt:
         edge = cuts[0] if cuts else boundaries[0]
@@ -94,8 +89,8 @@ def _in_parts(passage: Passage, tokenizer: Tokenizer, whole: list[int]) -> Row:
     return row
 
 
-def _row(passage: Passage, ids: list[int], lengths: list[int], cuts: int) -> Row:
-    weights = [0.0] * len(ids)
-    for answer, (start, stop) in zip(passage.answers, zip(lengths[::2], lengths[1::2], strict=True), strict=True):
-        weights[start:stop] = [answer.weight] * (stop - start)
-    return Row(ids, weights, cuts)
+def _row(ids: list[int], lengths: list[int], cuts: int) -> Row:
+    trained = [0] * len(ids)
+    for start, stop in zip(lengths[::2], lengths[1::2], strict=True):
+        trained[start:stop] = [1] * (stop - start)
+    return Row(ids, trained, cuts)

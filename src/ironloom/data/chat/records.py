@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ironloom.errors import DataError
 
@@ -30,9 +29,8 @@ _KINDS = (
 )
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """A conversation as chat templates take it.
+class Conversation(NamedTuple):
+    """A conversation as chat templates take it: plain data, so that it travels between processes.
 
     Attributes:
         messages: The turns; besides what templates read perhaps ``train`` and ``weight``.
@@ -90,7 +88,9 @@ def _instruction(record: Mapping[str, Any], column: str) -> Iterator[dict[str, A
             break
     else:
         found = ", ".join(map(str, record)) or "nothing"
-        raise DataError(f"no conversation: expected {_KINDS.format(column=column)}; found {found} (set messages_column, or convert the records)")
+        raise DataError(
+            f"no conversation: expected {_KINDS.format(column=column)}; found {found} (set messages_column, or convert the records)"
+        )
     yield from _system(record)
     for pair in _parsed(record.get("history", []), "history"):
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -146,9 +146,10 @@ def _turn(turn: Any, what: str) -> dict[str, Any]:
         message["tool_calls"] = [_call(call) for call in _parsed(message["tool_calls"], f"{what}, 'tool_calls'")]
     if not isinstance(message.get("train", True), bool):
         raise DataError(f"{what}: 'train' is true or false, not {message['train']!r}")
-    weight = message.get("weight", 1)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise DataError(f"{what}: 'weight' is a number of at least 0, not {weight!r}")
+    if message.get("weight", 1) not in (0, 1):
+        raise DataError(f"{what}: 'weight' is 0 or 1, not {message['weight']!r}: other weights are not available")
+    if "train" in message and "weight" in message and message["train"] != message["weight"]:
+        raise DataError(f"{what}: 'train' and 'weight' contradict each other")
     return message
 
 

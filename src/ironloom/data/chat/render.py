@@ -23,8 +23,8 @@ class ChatRenderer:
         tokenizer: Encodes.
         template: See ``template.find_template``; None for the tokenizer's own.
         arguments: Further variables of the template.
-        train_on: ``all`` answers or the ``last`` one. A message's own ``train`` (true or false) or ``weight`` (a number;
-            0 is not trained) counts more.
+        train_on: ``all`` answers or the ``last`` one. A message's own ``train`` (true or false) or ``weight`` (1 or 0)
+            counts more.
 
     Raises:
         ConfigError: If there is no template, or it is no Jinja.
@@ -57,25 +57,23 @@ class ChatRenderer:
         Raises:
             DataError: If the template refuses the conversation, or what is trained cannot be told from what is given.
         """
-        weights = self._weights(messages)
+        trained = self._trained(messages)
         plain = [{key: value for key, value in message.items() if key not in ("train", "weight")} for message in messages]
-        return rows_of(self._turns.passages(plain, tools, weights), self._tokenizer)
+        return rows_of(self._turns.passages(plain, tools, trained), self._tokenizer)
 
-    def _weights(self, messages: Sequence[Message]) -> list[float]:
-        """What each message counts."""
+    def _trained(self, messages: Sequence[Message]) -> list[bool]:
+        """Whether each message counts."""
         answers = [place for place, message in enumerate(messages) if message["role"] == ANSWERER]
         chosen = answers[-1:] if self._train_on == "last" else answers
-        weights = []
+        trained = []
         for place, message in enumerate(messages):
-            weight = float(message.get("weight", message.get("train", place in chosen)))
-            if message.get("train") is False:
-                weight = 0.0
-            if weight and place not in answers:
+            counts = bool(message.get("train", message.get("weight", place in chosen)))
+            if counts and place not in answers:
                 raise DataError(f"message {place}: {message['role']!r} is given to the model, only {ANSWERER!r} can be trained")
-            if weight and not any(other["role"] != "system" for other in messages[:place]):
+            if counts and all(other["role"] == "system" for other in messages[:place]):
                 raise DataError(f"message {place}: an answer without a question (with train: false it is only given to the model)")
-            weights.append(weight)
-        return weights
+            trained.append(counts)
+        return trained
 
 
 def render(
@@ -109,5 +107,7 @@ def render(
     if not rows:
         raise DataError("the conversation has no answer that is trained")
     if len(rows) > 1:
-        raise DataError("the chat template renders earlier answers otherwise once others follow: they need rows of their own (train_on: last)")
+        raise DataError(
+            "the chat template renders earlier answers otherwise once others follow: they need rows of their own (train_on: last)"
+        )
     return rows[0].ids, rows[0].trained

@@ -82,7 +82,9 @@ class ChatTemplate:
     @property
     def fingerprint(self) -> str:
         """Equal for templates that render every conversation alike."""
-        return xxhash.xxh3_128_hexdigest(f"{self.text}:{self._text_with_tools}:{json.dumps(self._variables, sort_keys=True, default=str)}".encode())
+        return xxhash.xxh3_128_hexdigest(
+            f"{self.text}:{self._text_with_tools}:{json.dumps(self._variables, sort_keys=True, default=str)}".encode()
+        )
 
     def render(
         self,

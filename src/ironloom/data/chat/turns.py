@@ -29,12 +29,10 @@ class Answer:
     Attributes:
         start: First character behind the prompt.
         stop: End of the token that ends the turn.
-        weight: What each of its tokens counts.
     """
 
     start: int
     stop: int
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Turns:
         self._marker = re.compile(f"{control}|{_MARKER}")
         self._behind, self._end = self._find_end()
 
-    def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, weights: Sequence[float]) -> list[Passage]:
+    def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Sequence[bool]) -> list[Passage]:
         """The texts in which each answer that counts is trained once, exactly as the model will be asked for it.
 
         Mostly one. Each holds what stands in front of its answers, and the last ones behind it only if they are in it.
@@ -68,13 +66,12 @@ class Turns:
         Args:
             messages: The conversation.
             tools: Schemas of the functions that may be called.
-            weights: What each message counts, 0 for those that are given.
+            trained: For each message whether it counts.
 
         Raises:
             DataError: If the template refuses the conversation, or answers cannot be told from what is given.
         """
-        places = [place for place, weight in enumerate(weights) if weight > 0]
-        found = {place: self._answer(messages[: place + 1], tools, weights[place]) for place in places}
+        found = {place: self._answer(messages[: place + 1], tools) for place, counts in enumerate(trained) if counts}
         rows = []
         while found:
             last = max(found)
@@ -83,7 +80,7 @@ class Turns:
             rows.append(Passage(text, tuple(found.pop(place).answers[0] for place in whole)))
         return rows[::-1]
 
-    def _answer(self, messages: Sequence[Message], tools: Sequence[Any] | None, weight: float) -> Passage:
+    def _answer(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Passage:
         """The text up to the last message, which is an answer."""
         prompt = self._template.render(messages[:-1], tools, add_generation_prompt=True)
         text = self._template.render(messages, tools)
@@ -93,7 +90,7 @@ class Turns:
                 f"is given (name another one in chat_template, or set its variables in chat_template_arguments).\n"
                 f"The prompt ends with {prompt[-80:]!r}; the conversation was rendered as\n{_shown(text)}"
             )
-        return Passage(text, (Answer(len(prompt), len(prompt) + self._length(text[len(prompt) :], text), weight),))
+        return Passage(text, (Answer(len(prompt), len(prompt) + self._length(text[len(prompt) :], text)),))
 
     def _length(self, answer: str, text: str) -> int:
         """How much of the rest of a text belongs to the answer that it begins with."""
