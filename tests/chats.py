@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (templates and what they render are easier to read on one line)
 """Chat templates of the shapes that are in use, and by hand what each makes of a conversation: «what is trained» in guillemets."""
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ironloom.cli.configuration import ConfigurationWords, ConfiguredCommand, load_checked, split
-from ironloom.config.graph import Graph, Node
+from ironloom.config.graph import Graph
+from ironloom.config.prepared import is_data
 from ironloom.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ironloom.data import PretrainData
+    from ironloom.data import PretrainData, SFTData
 
 app = typer.Typer(help="Prepare data.", no_args_is_help=True)
 
@@ -61,7 +62,7 @@ def prepare(
             print(f"  written to {target}")
 
 
-def data_of(graph: Graph, num_workers: int | None = None) -> PretrainData:
+def data_of(graph: Graph, num_workers: int | None = None) -> PretrainData | SFTData:
     """The data of a configuration, not prepared yet.
 
     Raises:
@@ -70,7 +71,7 @@ def data_of(graph: Graph, num_workers: int | None = None) -> PretrainData:
     from ironloom import config
 
     node: Any = graph.root.get("data")
-    if not (isinstance(node, Node) and node.target == "ironloom.data:PretrainData"):
+    if not is_data(node):
         raise ConfigError("this configuration names no data that can be prepared: its datasets are objects of its own")
     if num_workers is not None:
         node.kwargs["num_workers"] = num_workers

@@ -243,6 +243,7 @@ def _cached_tokenizer(make: Callable[[], Tokenizer], key: str, cache_dir: str | 
 
 
 def split_problems(splits: Any) -> Iterator[Problem]:
+    """What is wrong with the shares of training, evaluation and test."""
     if len(splits) != 3 or any(share < 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
         yield Problem(f"expected three shares of at least 0 whose sum is 1, found {list(splits)}", path="splits")
     elif splits[0] == 0:
@@ -250,6 +251,7 @@ def split_problems(splits: Any) -> Iterator[Problem]:
 
 
 def count_problems(**counts: int | None) -> Iterator[Problem]:
+    """What is wrong with numbers, given by key; None is right."""
     for path, count in counts.items():
         if count is not None and count < 1:
             yield Problem(f"expected at least 1, found {count}", path=path)

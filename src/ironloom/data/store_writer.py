@@ -78,7 +78,9 @@ class StoreWriter:
             try:
                 step = Written(**json.loads(line))
                 lengths = self._sizes(step)
-                agree = line.endswith("\n") and all(file.follow(lengths[name]) == step.hashes[name] for name, file in self._files.items())
+                agree = line.endswith("\n") and all(
+                    file.follow(lengths[name]) == step.hashes[name] for name, file in self._files.items()
+                )
             except (ValueError, TypeError, KeyError, AttributeError):
                 agree = False
             if not agree:

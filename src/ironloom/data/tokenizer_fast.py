@@ -91,28 +91,8 @@ def difficult_texts(reference: tokenizers.Tokenizer) -> list[str]:
     blocks = ["".join(map(chr, range(start, start + 16))) for start in range(0, 0x30000, 128) if not 0xD800 <= start < 0xE000]
     added = [token.content for token in reference.get_added_tokens_decoder().values()][:64]
     mixed = [f"a{token}b {token} {token}{token}\n{token}" for token in added] + [f" {token[:-1]}x" for token in added]
-    spaces = [
-        f"a{gap}b{gap}"
-        for gap in ("  ", "   \n", "\r\n", "\n\n\n", "\t\t ", "\u00a0\u2003", "\u3000", " \u200b ", "\x00\x01\x7f", "\x85\u2028")
-    ]
-    words = [
-        "I'll we'Ve it'S DON'T o'",
-        "1234567890 1,234.5e-10 \u0661\u0662\u00b2\u2155",
-        "camelCaseHTTPServer_v2",
-        "e\u0301\u0302\u0327 \u1e9e\u0130\u01c5",
-    ]
-    other = [
-        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \ufe0f\u20e3",
-        "\ufffd\ufffe\uffff",
-        "x" * 3000,
-        " " * 700,
-        "-=" * 500,
-        "",
-        " ",
-    ]
-    code = [
-        "def f(x):\n    return {'a': [1, 2]}  # \u2192\n\n\n",
-        '<a href="#">&amp;</a>',
-        "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u4e16\u754c\u3053\u3093 \u0928\u092e\u0938\u094d\u0924\u0947",
-    ]
+    spaces = [f"a{gap}b{gap}" for gap in ("  ", "   \n", "\r\n", "\n\n\n", "\t\t ", "\u00a0\u2003", "\u3000", " \u200b ", "\x00\x01\x7f", "\x85\u2028")]
+    words = ["I'll we'Ve it'S DON'T o'", "1234567890 1,234.5e-10 \u0661\u0662\u00b2\u2155", "camelCaseHTTPServer_v2", "e\u0301\u0302\u0327 \u1e9e\u0130\u01c5"]
+    other = ["\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \ufe0f\u20e3", "\ufffd\ufffe\uffff", "x" * 3000, " " * 700, "-=" * 500, "", " "]
+    code = ["def f(x):\n    return {'a': [1, 2]}  # \u2192\n\n\n", "<a href=\"#\">&amp;</a>", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u4e16\u754c\u3053\u3093 \u0928\u092e\u0938\u094d\u0924\u0947"]
     return [*blocks, *mixed, *spaces, *words, *other, *code]

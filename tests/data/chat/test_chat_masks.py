@@ -6,8 +6,8 @@ import itertools
 import re
 
 import pytest
-from chats import CASES, KINDS, Case, tokenizer
 
+from chats import CASES, KINDS, Case, tokenizer
 from ironloom.data.chat import ChatRenderer, Row
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError
@@ -30,7 +30,7 @@ def test_what_is_trained(case: Case, kind: str) -> None:
     words = tokenizer(kind)
     if (case.name, kind) == ("words, and a line break ends", "pieces"):
         # The space that ends the prompt would be the first of the answer, and pieces know no word without one.
-        with pytest.raises(DataError, match="reach over the boundary.*'user: Hi there.nassistant: ' | 'Hello!"):
+        with pytest.raises(DataError, match=r"reach over the boundary.*assistant: ' \| 'Hello!"):
             ChatRenderer(words, case.template).rows(case.messages)
         return
     rows = ChatRenderer(words, case.template, case.arguments, case.train_on).rows(case.messages, case.tools)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 MODULES = (
     *("argparse", "bisect", "calendar", "codecs", "configparser", "contextlib", "copy", "csv", "difflib", "fractions", "functools"),
@@ -16,15 +19,22 @@ MODULES = (
 _LONGEST = 160  # characters of a signature, and of what it does
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Signatures of functions and methods with the first sentence or paragraph of their docstrings, in the order of the sources."""
+@functools.cache
+def docstrings() -> tuple[tuple[str, str], ...]:
+    """Signatures of functions and methods with the first paragraphs of their docstrings, in the order of the sources."""
+    return tuple(_pairs())
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
     seen = set()
     for path in _files():
         for name, node in _functions(ast.parse(path.read_bytes()), path.stem):
             paragraph = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+            if not 10 <= len(paragraph) <= _LONGEST or paragraph in seen:
+                continue
+            seen.add(paragraph)
             signature = f"{name}({ast.unparse(node.args)})"
-            if 10 <= len(paragraph) <= _LONGEST and len(signature) <= _LONGEST and paragraph not in seen:
-                seen.add(paragraph)
+            if len(signature) <= _LONGEST:
                 yield signature, paragraph
 
 
@@ -35,7 +45,15 @@ def records() -> Iterator[dict[str, Any]]:
         yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": paragraph}]}
 
 
-RECORDS = {"python-docstrings": records}
+def identity() -> str:
+    """What identifies them: the sources that they are made of, and how."""
+    hasher = xxhash.xxh3_128(f"2:{_LONGEST}".encode())
+    for path in _files():
+        hasher.update(path.read_bytes())
+    return hasher.hexdigest()
+
+
+RECORDS = {"python-docstrings": (records, identity)}
 
 
 def _files() -> list[Path]:

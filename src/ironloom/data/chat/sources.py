@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import xxhash
-
 from ironloom.data.chat.docstrings import RECORDS
 from ironloom.data.chat.records import Conversation, conversation_of
 from ironloom.data.corpus import fingerprint, gathered_errors, read_marked
@@ -71,7 +69,7 @@ def _records(entry: DatasetEntry, mark: Any) -> Iterator[tuple[Any, Any]]:
     source = str(entry.dataset_path or entry.source)
     if source in RECORDS:
         start = mark[0] if mark else 0
-        records = itertools.islice(RECORDS[source](), start, entry.max_samples)
+        records = itertools.islice(RECORDS[source][0](), start, entry.max_samples)
         return (((f"{source}: record {number}", record), (number + 1,)) for number, record in enumerate(records, start=start))
     return read_marked(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples, mark=mark)
 
@@ -92,8 +90,5 @@ def _checked(record: Any, entry: DatasetEntry) -> Conversation | DataError:
 def _identity(entry: DatasetEntry) -> str:
     source = str(entry.dataset_path or entry.source)
     if source in RECORDS:
-        hasher = xxhash.xxh3_128()
-        for record in RECORDS[source]():
-            hasher.update(str(record).encode())
-        return f"{hasher.hexdigest()}:{entry.max_samples}"
+        return f"{RECORDS[source][1]()}:{entry.max_samples}"
     return fingerprint(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples)

@@ -100,9 +100,9 @@ class Turns:
             return place + len(self._end)
         if controls := list(self._control.finditer(answer)):
             return controls[-1].end()
-        if markers := list(self._marker.finditer(answer.rstrip())):
-            if markers[-1].end() == len(answer.rstrip()):
-                return markers[-1].end()
+        markers = list(self._marker.finditer(answer.rstrip()))
+        if markers and markers[-1].end() == len(answer.rstrip()):
+            return markers[-1].end()
         raise DataError(
             "the chat template puts nothing behind an answer that ends it: a model that is trained on it would never stop "
             f"(name another one in chat_template).\nThe conversation was rendered as\n{_shown(text)}"
