@@ -71,9 +71,7 @@ def test_every_key_is_documented():
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
     "model.tokenizer_type": "sentencepiece",
-    "data.task_type": "sft",
-    "data.pad_to_max_length": True,
-    "data.pad_token_id": 0,
+    "data.task_type": "dpo",
 }
 WORKS = {
     "trainer.model_name": "other",
@@ -162,6 +160,14 @@ SHARDED = {
     "parallel.fsdp_state_dict_type": "sharded",
 }
 RECOMPUTED = {"operation.recompute_strategy": "optimized"}
+CONVERSATIONS = {
+    "data.pad_to_max_length": True,
+    "data.pad_token_id": 0,
+    "data.chat_template": "plain",
+    "data.chat_template_arguments": {"enable_thinking": False},
+    "data.train_on": "last",
+    "data.too_long": "drop",
+}
 NEVER = {"init.data_parallel_random_init": True}
 # What it names is tested in groups/test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
@@ -178,6 +184,7 @@ def test_these_lists_cover_every_key():
         | set(SHARDED)
         | set(RECOMPUTED)
         | set(NEVER)
+        | set(CONVERSATIONS)
         | set(WORKS)
         | set(ROTARY)
         | set(WINDOW)
@@ -223,6 +230,22 @@ def test_every_key_of_sharding_and_recomputation_changes_the_graph_or_has_no_eff
     assert problem == f"command line: {key}: has no effect without {switch} (set {switch}: true)"
 
 
+@pytest.mark.parametrize("key", CONVERSATIONS)
+def test_every_key_of_conversations_changes_the_graph_or_has_no_effect(write, key):
+    path, override = write(DATA), f"{key}={spelled(CONVERSATIONS[key])}"
+    task = "data.task_type=sft"
+    assert tagged.dump(config.load(path, [task, override])) != tagged.dump(config.load(path, [task]))
+    (problem,) = problems(path, [override])
+    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: sft)"
+
+
+def test_the_datasets_may_say_the_task_and_all_say_the_same(write):
+    path = write("data: {train_datasets: [{dataset_path: a.jsonl, task_type: sft}, b.jsonl]}\n")
+    assert config.load(path).root["data"].target == "ironloom.data:SFTData"
+    (problem,) = problems(path, ["data.eval_datasets=[{dataset_path: c.jsonl, task_type: pretrain}]"])
+    assert problem == "command line: data.eval_datasets.0.task_type: 'pretrain' in a run that trains 'sft' (one run has one task)"
+
+
 def test_what_is_never_right_says_why(write):
     (problem,) = problems(write(DATA), [f"{key}=true" for key in NEVER])
     assert problem.startswith("command line: init.data_parallel_random_init: replicas start equal")
@@ -255,7 +278,6 @@ def test_planned_keys_may_repeat_their_default(write):
     for group in ("operation", "parallel", "data", "init"):
         keys = [key for key in field_names(GROUPS[group]) if f"{group}.{key}" in PLANNED]
         text += f"{group}: {json.dumps({key: default_of(group, key) for key in keys})}\n"
-    assert '"pad_token_id": -1' in text
     config.load(write(text.replace("data: {", 'data: {"train_datasets": ["python-docs"], ')))
 
 

@@ -78,7 +78,7 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, str]:
         """Texts of the special tokens that have a part to play, by name, as chat templates know them."""
         named = {kind: self._id_of(kind) for kind in SPECIAL_KINDS}
-        return {kind: self._backend.id_to_token(token) for kind, token in named.items() if token is not None}
+        return {kind: str(self._backend.id_to_token(token)) for kind, token in named.items() if token is not None}
 
     @functools.cached_property
     def control_tokens(self) -> tuple[str, ...]:

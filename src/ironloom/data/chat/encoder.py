@@ -83,10 +83,12 @@ class ChatEncoder:
         if excess <= 0:
             return row
         if self._too_long == "drop":
-            return _count(counts, DROPPED, 1)
+            _count(counts, DROPPED, 1)
+            return None
         kept = slice(excess, None) if self._too_long == "left" else slice(0, self._length)
         if not _has_whole_answer(row.trained, kept):
-            return _count(counts, ANSWERLESS, 1)
+            _count(counts, ANSWERLESS, 1)
+            return None
         _count(counts, CUT, 1)
         return Row(row.ids[kept], row.trained[kept])
 

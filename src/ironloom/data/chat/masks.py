@@ -82,9 +82,9 @@ def _in_parts(passage: Passage, tokenizer: Tokenizer, whole: list[int]) -> Row:
     prompt = tokenizer.encode(passage.text[: passage.answers[0].start])
     if tokenizer.decode(ids) != tokenizer.decode(whole) or ids[: len(prompt)] != prompt:
         edge = cuts[0] if cuts else boundaries[0]
-        front, behind = passage.text[max(0, edge - 40) : edge], passage.text[edge : edge + 40]
+        given, behind = passage.text[max(0, edge - 40) : edge], passage.text[edge : edge + 40]
         raise DataError(
-            f"tokens reach over the boundary of an answer, and the tokenizer cannot encode its parts alone: ...{front!r} | {behind!r}... "
+            f"tokens reach over the boundary of an answer, and the tokenizer cannot encode its parts alone: ...{given!r} | {behind!r}... "
             "(another chat template may end the prompt with a special token or a line break)"
         )
     return row
