@@ -39,8 +39,10 @@ check: .venv/installed-dev
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
+# Where modes of tests/parallel/modes.py are tested.
+EQUALITY := equality.py pipeline_equality.py pipeline_products.py accel_equality.py dream.py
 equality: .venv/installed-dev
-	$(PYTEST) -n 2 -m "slow or not slow" -o junit_family=xunit1 --junitxml output/equality.xml tests/parallel/test_equality.py tests/parallel/test_pipeline_equality.py
+	$(PYTEST) -n 2 -m "slow or not slow" -o junit_family=xunit1 --junitxml output/equality.xml -k "a_mode or a_schedule" $(addprefix tests/parallel/test_,$(EQUALITY))
 	$(BIN)/python tools/make_equality.py output/equality.xml
 
 scale: .venv/installed

@@ -189,7 +189,7 @@ def as_accelerator() -> Iterator[None]:
             replace(owner, name, _real(getattr(owner, name)))
         for place in ("ironloom.parallel.apply.broadcast_weights", "ironloom.parallel.pipeline.apply.broadcast_weights"):
             stack.enter_context(mock.patch(place))
-        stack.enter_context(mock.patch("ironloom.parallel.pipeline.split._compare"))
+        stack.enter_context(mock.patch("ironloom.parallel.pipeline.split.check_stages"))
         for place in ("ironloom.trainer.engine.token_error", "ironloom.trainer.pipeline_engine.token_error"):
             stack.enter_context(mock.patch(place, return_value=None))
         yield

@@ -173,3 +173,15 @@ def history(trainer: DreamTrainer) -> list[dict[str, Any]]:
     """The records without what depends on the clock."""
     timed = ("runtime", "per_second", "mib")
     return [{name: value for name, value in record.items() if not name.endswith(timed)} for record in trainer.state.log_history]
+
+
+def losses(trainer: DreamTrainer) -> list[float]:
+    """Those of the steps, as they were logged."""
+    return [record["loss"] for record in trainer.state.log_history if "loss" in record]
+
+
+class OwnOptimizer(Steady):
+    """With an optimizer of its own, and no schedule."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9)

@@ -1,12 +1,14 @@
 """Write what the tests measured into docs/equality.md.
 
-    python tools/make_equality.py REPORT.xml ...
+    python tools/make_equality.py [--keep] REPORT.xml ...
 
-REPORT.xml is what pytest writes with ``--junitxml``; ``make equality`` runs the tests and this.
+REPORT.xml is what pytest writes with ``--junitxml``; ``make equality`` runs the tests and this. What no report holds is an
+error; with ``--keep`` the document goes on showing what it shows of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,10 +26,15 @@ def measured(reports: Iterable[str]) -> dict[str, str]:
 
 def main() -> None:
     """Replace everything from the first table on."""
-    from parallel.equality import MARK, tables
+    from parallel.equality import MARK, shown, tables
 
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("reports", nargs="+")
+    given = parser.parse_args()
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.partition(MARK)[0] + MARK + tables(measured(sys.argv[1:])), encoding="utf-8")
+    noted = (shown(page) if given.keep else {}) | measured(given.reports)
+    PAGE.write_text(page.partition(MARK)[0] + MARK + tables(noted), encoding="utf-8")
 
 
 if __name__ == "__main__":

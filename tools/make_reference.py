@@ -24,7 +24,7 @@ from pydantic import InstanceOf
 
 from ironloom import configs
 from ironloom.errors import ConfigError
-from ironloom.settings import PositionalEmbedding, TrainingArguments
+from ironloom.settings import Lora, PositionalEmbedding, TrainingArguments
 from ironloom.settings.base import Settings
 from ironloom.settings.groups import GROUPS, DataFile, DatasetEntry
 
@@ -59,6 +59,7 @@ def groups_page() -> str:
         parts += [f"## {name}", _summary(schema), table(schema)]
         if name == "model":
             parts += ["### model.positional_embedding", _summary(PositionalEmbedding), table(PositionalEmbedding)]
+            parts += ["### model.lora", _summary(Lora), table(Lora)]
         if name == "data":
             parts += ["### entries of data.train_datasets, eval_datasets, test_datasets", _summary(DatasetEntry), table(DatasetEntry)]
             parts += ["### data files", _summary(DataFile), table(DataFile)]

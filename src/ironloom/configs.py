@@ -13,6 +13,7 @@ from ironloom.settings.dream import (
     WandbLoggingParameters,
     WandBParameters,
 )
+from ironloom.settings.lora import Lora
 from ironloom.settings.model import ModelConfig, PositionalEmbedding
 from ironloom.settings.training import TrainingArguments
 
@@ -25,6 +26,7 @@ __all__ = [
     "DeviceParameters",
     "DreamTrainerConfig",
     "LoggingParameters",
+    "Lora",
     "ModelConfig",
     "PositionalEmbedding",
     "TrainingArguments",

@@ -1,9 +1,10 @@
-"""Running the command line in this process."""
+"""Running the command line, in this process or as a user does."""
 
 from types import SimpleNamespace
 
 import pytest
 
+from cli.commands import furnished
 from ironloom.cli import main
 
 
@@ -27,3 +28,15 @@ def ironloom(capsys):
         return SimpleNamespace(code=end.value.code, out=out, err=err)
 
     return ironloom
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder in which commands are run as processes of their own."""
+    return furnished(tmp_path_factory.mktemp("a folder with spaces"))
+
+
+@pytest.fixture(scope="session")
+def finished(place):
+    """The run that nothing disturbs; its output folder is ``out``."""
+    return place.train("out")

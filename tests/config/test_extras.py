@@ -12,7 +12,10 @@ from ironloom.config import Graph, Node, check
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have a package look as if it were not installed."""
+    """Have a package look as if it were not installed, and every other one as if it were."""
+    found = importlib.util.find_spec("json")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: find(name, *rest) or found)
 
     def hide(package: str) -> None:
         find = importlib.util.find_spec
@@ -28,6 +31,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
         (Node("torch.utils.tensorboard:SummaryWriter", args=("boards",)), "tensorboard", "main"),
         (Node("ironloom.callbacks:MLflowLogger"), "mlflow", "main"),
         (Node("ironloom.callbacks:LoggerCallback"), "wandb", "main"),
+        (Node("ironloom.optim:adamw_8bit", "partial"), "bitsandbytes", "main"),
         (Node("ironloom.settings:TrainingArguments", kwargs={"report_to": "wandb"}), "wandb", "main.report_to"),
         (Node("ironloom.settings:TrainingArguments", kwargs={"report_to": ["mlflow"]}), "mlflow", "main.report_to"),
     ],

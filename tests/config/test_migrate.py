@@ -97,8 +97,8 @@ def test_the_defaults_are_those_of_the_other_tool():
         ({"num_train_epochs": 2}, "groups count optimizer steps"),
         ({"eval_strategy": "epoch", "max_steps": 5}, "groups evaluate every operation.eval_interval steps"),
         ({"save_strategy": "epoch", "max_steps": 5}, "groups save every trainer.save_checkpoint_steps steps"),
-        ({"lr_scheduler_type": "polynomial", "max_steps": 5}, "groups have linear, cosine, constant"),
-        ({"optim": "adafactor", "max_steps": 5}, "groups have adamw"),
+        ({"lr_scheduler_type": "polynomial", "max_steps": 5}, "groups have of these linear, cosine, constant, inverse_sqrt"),
+        ({"optim": "adafactor", "max_steps": 5}, "groups have of these adamw, adamw_8bit"),
         ({"gradient_checkpointing": True, "max_steps": 5}, "there is no key of this meaning"),
         (
             {"load_best_model_at_end": True, "max_steps": 5},

@@ -105,8 +105,9 @@ def at(problem):
 
 
 def test_there_is_a_case_for_every_shipped_configuration():
-    # What is not available yet is wrong as it stands, and templates that only name another trainer or project hold next to nothing.
-    without = {"sft_example.yaml", "dpo_example.yaml", "accel_trainer.yaml", "pipeline_trainer.yaml", "base.yaml"}
+    refused = {"sft_example.yaml", "multi_sft_example.yaml", "dpo_example.yaml"}  # they are for fine-tuning, and wrong until it is there
+    nearly_empty = {"accel_trainer.yaml", "pipeline_trainer.yaml", "base.yaml"}  # they only name another trainer or project
+    without = refused | nearly_empty
     shipped = {*CONFIGURATIONS, *LIBRARY, *presets.LIBRARY.glob("data/*.yaml")}
     assert {path.name for path in shipped - {case.source for case in CASES.values()}} == without
     assert len(CASES) == len(shipped) - len(without) + 1
@@ -189,5 +190,5 @@ def test_five_planted_faults_are_reported_together(tmp_path):
         "did you mean 'rmsnorm'?",
         "",
         "write it as optim.max_lr",
-        "the nearest that are: 6 and 9",
+        "the nearest that are: 6 and 9; or micro_batch_size 2",
     ]

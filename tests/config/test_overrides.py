@@ -73,14 +73,14 @@ def test_plus_adds_no_key_to_a_group(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: {train_datasets: [a]}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        groups.load(path, ["+optim.momentum=0.9", "+optim.max_lrr=1", "optim.adam_beta=0.9", "+data.train_datasets.3=b", "modle.d_model=1"])
+        groups.load(path, ["+optim.amsgrad=true", "+optim.max_lrr=1", "optim.adam_beta=0.9", "+data.train_datasets.3=b", "modle.d_model=1"])
     found = [str(problem) for problem in caught.value.problems]
     assert sorted(problem.partition(" (known")[0] for problem in found) == [
         "command line: data.train_datasets.3: cannot be set: data.train_datasets is a list of 1 (+data.train_datasets.1=... adds to it)",
         "command line: modle.d_model: there is no group 'modle' (did you mean 'model'?)",
         "command line: optim.adam_beta: unknown key (did you mean 'adam_beta1'?)",
+        "command line: optim.amsgrad: unknown key; + adds none here, the keys are fixed",
         "command line: optim.max_lrr: unknown key; + adds none here, the keys are fixed (did you mean 'max_lr'?)",
-        "command line: optim.momentum: unknown key; + adds none here, the keys are fixed",
     ]
 
 

@@ -35,7 +35,7 @@ def test_a_run_in_which_ranks_wait_for_less_than_their_patience_is_fine() -> Non
 
 def test_who_waits_inside_a_collective_is_a_victim() -> None:
     verdict = judge([seen(0, still=11.0), seen(1, still=11.0, inside=False, phase="data", count=19)])
-    assert verdict is not None and verdict.ranks == (1,)
+    assert verdict.ranks == (1,)
 
 
 def test_a_phase_may_have_a_patience_of_its_own() -> None:
@@ -44,34 +44,34 @@ def test_a_phase_may_have_a_patience_of_its_own() -> None:
 
 def test_a_killed_rank_comes_before_the_errors_that_it_caused() -> None:
     verdict = judge([seen(0, fault=fault("gloo: connection closed", True)), seen(1, exit=-9)])
-    assert verdict is not None and verdict.ranks == (1,) and "SIGKILL" in verdict.lines[0]
+    assert verdict.ranks == (1,) and "SIGKILL" in verdict.lines[0]
 
 
 def test_an_error_of_its_own_comes_before_those_of_others() -> None:
     verdict = judge([seen(0, fault=fault("gloo: connection closed", True)), seen(1, fault=fault("the corpus is empty", code=3))])
-    assert verdict is not None and verdict.ranks == (1,) and verdict.exit_code == 3
+    assert verdict.ranks == (1,) and verdict.exit_code == 3
 
 
 def test_what_all_ranks_met_is_told_once() -> None:
     verdict = judge([seen(rank, fault=fault("model.d_model: wrong\nmodel.d_ffn: wrong", code=2)) for rank in range(4)])
-    assert verdict is not None and verdict.lines == ("model.d_model: wrong", "model.d_ffn: wrong") and verdict.exit_code == 2
+    assert verdict.lines == ("model.d_model: wrong", "model.d_ffn: wrong") and verdict.exit_code == 2
 
 
 def test_victims_alone_wait_for_the_cause_to_show() -> None:
     verdict = judge([seen(0, fault=fault("gloo: connection closed", True), end="failed"), seen(1)])
-    assert verdict is not None and verdict.settle >= 2
+    assert verdict.settle >= 2
 
 
 def test_a_rank_that_has_ended_before_the_others() -> None:
     verdict = judge([seen(0, still=11.0), seen(1, end="done", step=6)])
-    assert verdict is not None and verdict.ranks == (1,) and "has ended" in verdict.lines[0]
+    assert verdict.ranks == (1,) and "has ended" in verdict.lines[0]
 
 
 def test_a_step_of_another_kind_on_one_rank_is_seen_once_the_others_are_past_it() -> None:
     usual, odd = {"data,forward": [6, 2, "x.py:1 in f"]}, {"data,forward": [5, 2, "x.py:1 in f"], "data": [1, 6, "x.py:9 in f"]}
     assert judge([seen(0, step=6, kinds=usual), seen(1, kinds=odd)]) is None
     verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=odd)])
-    assert verdict is not None and verdict.ranks == (1,) and "x.py:9" in verdict.lines[1]
+    assert verdict.ranks == (1,) and "x.py:9" in verdict.lines[1]
 
 
 def test_a_save_that_all_ranks_take_part_in_is_no_oddity() -> None:
@@ -81,7 +81,7 @@ def test_a_save_that_all_ranks_take_part_in_is_no_oddity() -> None:
 
 def test_the_report_is_short_with_a_thousand_ranks() -> None:
     verdict = judge([seen(rank, still=11.0, inside=rank % 2 == 0, count=20 - rank % 2) for rank in range(1000)])
-    assert verdict is not None and len(verdict.ranks) == 500 and len(verdict.lines) <= 24
+    assert len(verdict.ranks) == 500 and len(verdict.lines) <= 24
 
 
 def test_a_phase_costs_less_than_two_microseconds() -> None:
@@ -103,21 +103,21 @@ def _seconds(watch: Watch) -> float:
 def test_a_rank_that_was_aborted_after_an_odd_step_is_told_by_that_step() -> None:
     usual, odd = {"data,forward": [6, 2, "x.py:1 in f"]}, {"data,forward": [5, 2, "x.py:1 in f"], "data": [1, 6, "x.py:9 in f"]}
     verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=odd, exit=-6)])
-    assert verdict is not None and verdict.ranks == (1,) and "left out a part of step 6" in verdict.lines[0]
+    assert verdict.ranks == (1,) and "left out a part of step 6" in verdict.lines[0]
     verdict = judge([seen(0, step=7, kinds=usual), seen(1, kinds=usual, exit=-6)])
-    assert verdict is not None and verdict.ranks == (1,) and "SIGABRT" in verdict.lines[0] and "memory" not in verdict.text()
+    assert verdict.ranks == (1,) and "SIGABRT" in verdict.lines[0] and "memory" not in verdict.text()
 
 
 def test_a_mistake_that_all_ranks_make_waits_for_all_to_say_it() -> None:
     one = judge([seen(0, fault=fault("model.d_model: wrong", code=2)), seen(1)])
-    assert one is not None and one.settle >= 2
+    assert one.settle >= 2
     both = judge([seen(rank, fault=fault("model.d_model: wrong", code=2)) for rank in (0, 1)])
-    assert both is not None and both.settle < 1
+    assert both.settle < 1
 
 
 def test_an_error_that_names_a_rank_is_not_about_the_one_that_says_it() -> None:
     verdict = judge([seen(0, fault={**fault("rank 1 of 2 did not start; look at its machine"), "names": True})])
-    assert verdict is not None and verdict.lines == ("rank 1 of 2 did not start; look at its machine",)
+    assert verdict.lines == ("rank 1 of 2 did not start; look at its machine",)
 
 
 def test_a_lost_connection_is_no_error_of_the_rank_that_met_it() -> None:

@@ -42,11 +42,16 @@ while os.environ["WORLD_SIZE"] == "2" and not (here / "end").exists():
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Any]:
-    (tmp_path / "worker.py").write_text(WORKER)
+def port() -> int:
+    """Where the machines of a test meet."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def machines(tmp_path: Path, port: int) -> Iterator[Any]:
+    (tmp_path / "worker.py").write_text(WORKER)
     started = []
 
     def machine(nnodes: str, rank: int) -> subprocess.Popen[str]:
@@ -71,6 +76,14 @@ def wait_for_notes(folder: Path, count: int, seconds: float) -> None:
         time.sleep(0.1)
 
 
+def wait_for_listener(port: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    with socket.socket() as asking:
+        while asking.connect_ex(("127.0.0.1", port)):
+            assert time.monotonic() < end, "nobody listens"
+            time.sleep(0.1)
+
+
 def test_machines_with_numbers(machines: Any, tmp_path: Path) -> None:
     both = [machines("2", rank) for rank in (0, 1)]
     wait_for_notes(tmp_path, 2, 60)
@@ -82,10 +95,10 @@ def test_machines_with_numbers(machines: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_lost(machines: Any, tmp_path: Path) -> None:
+def test_a_machine_that_is_lost(machines: Any, port: int, tmp_path: Path) -> None:
     """Its launcher and its rank are gone at once; the other machine goes on alone."""
     first = machines("1:2", -1)
-    time.sleep(4)  # it holds the list of machines
+    wait_for_listener(port, 60)  # it holds the list of machines
     second = machines("1:2", -1)
     wait_for_notes(tmp_path, 2, 60)
     children = Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split()
@@ -97,3 +110,21 @@ def test_a_machine_that_is_lost(machines: Any, tmp_path: Path) -> None:
     out, _ = first.communicate(timeout=60)
     assert first.returncode == 0, out
     assert notes(tmp_path)[-1].startswith("0 of 1:")
+
+
+@pytest.mark.parametrize(("nnodes", "rank"), [("2", 0), pytest.param("1:2", -1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_port_that_another_program_has_is_named(nnodes: str, rank: int, listens: bool, machines: Any, port: int, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        if listens:
+            taken.listen()
+        machine = machines(nnodes, rank)
+        out, _ = machine.communicate(timeout=100)
+    place = f"127.0.0.1:{port}"
+    assert (machine.returncode, out) == (
+        4,
+        f"error: --rdzv {place}: port {port} of this machine is in use by another program; end it, or give another port, "
+        "the same on each machine\n",
+    )
+    assert notes(tmp_path) == []

@@ -141,9 +141,10 @@ def test_shared_references_of_the_configuration_itself_count(level, seed, write,
 def test_without_tensorboard_the_error_names_the_package(seed, write, load, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else find(name, *rest))
-    found = config.check(config.load(write(TRAINER + seed("callbacks") + ARGUMENTS)))
+    file = write(TRAINER + seed("callbacks") + ARGUMENTS)
+    found = config.check(config.load(file))
     assert any("needs the package tensorboard, which is not installed" in problem.message for problem in found)
-    assert all(problem.origin.line is not None for problem in found)
+    assert [problem.origin.line for problem in found if problem.origin.source == file] == [5]
 
 
 @pytest.mark.parametrize(("environment", "batch", "steps"), [("development", 8, 100), ("production", 32, 10000)])

@@ -14,6 +14,7 @@ from ironloom import config
 from ironloom.config import tagged
 from ironloom.config.compare import differences
 from ironloom.parallel import fits
+from library.texts import small_template
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/trainers/pipeline/templates/configs"
@@ -28,23 +29,10 @@ optim: {max_lr: 1e-2, warmup_steps: 3, weight_decay: 0.1}
 trainer: {model_name: run, micro_batch_size: 2, train_batch_size: 8, save_checkpoint_steps: 5, log_interval: 1, num_workers: 0}
 operation: {train_steps: 10, eval_samples: 32}
 """
-TEMPLATE = """
--- extends 'trainers/trainer.yaml'
--- block data_definition
-    !singleton:ironloom.data:PretrainData@data
-        {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0], tokenizer_type: byte, vocab_name_or_path: null, vocab_size: null,
-         seq_length: 32, eval_samples: 32, test_samples: 100}
--- endblock data_definition
--- block model_definition
-    !partial:ironloom.models:build_decoder
-        config: !singleton:ironloom.settings:ModelConfig
-            {num_layers: 2, d_model: 32, d_ffn: 64, num_attention_heads: 2, head_dim: 16, max_seq_len: 32, precision: float32,
-             dropout_embd: 0.0, dropout_attn: 0.0, dropout_mlp: 0.0, tokenizer_type: byte, vocab_name_or_path: null}
-        vocab_size: !singleton:ironloom.config.targets:attribute [*tokenizer, vocab_size]
-        eos_token_id: !singleton:ironloom.config.targets:attribute [*tokenizer, eos_token_id]
-        init_std: 0.02
-        seed: 1337
--- endblock model_definition
+NO_DROPOUT = "dropout_embd: 0.0, dropout_attn: 0.0, dropout_mlp: 0.0"
+TEMPLATE = (
+    small_template(2, 32, 1337, NO_DROPOUT)
+    + """\
 -- block eval_dataset
     null
 -- endblock eval_dataset
@@ -81,6 +69,7 @@ TEMPLATE = """
     report_memory: true
 -- endblock trainer_args
 """
+)
 CODE = """
 from ironloom import DreamTrainerConfig
 from ironloom.configs import CheckpointParameters, Comm, DataParameters, DeviceParameters, ModelConfig, TrainingParameters

@@ -13,6 +13,7 @@ import pytest
 from ironloom import config
 from ironloom.config import tagged
 from ironloom.config.compare import differences
+from library.texts import small_template
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 QUICKSTART = {
@@ -65,23 +66,8 @@ trainer: {model_name: rich, model_path: runs/rich, micro_batch_size: 4, gradient
 operation: {train_steps: 10, eval_interval: 5, eval_samples: 8}
 utils: {tensorboard_dir: boards, profile_torch: true, profile_step_start: 3, profile_step_end: 4}
 """,
-    "template.yaml": """
--- extends 'trainers/trainer.yaml'
--- block data_definition
-    !singleton:ironloom.data:PretrainData@data
-        {train_datasets: [text.txt], splits: [0.9, 0.1, 0.0], tokenizer_type: byte, vocab_name_or_path: null, vocab_size: null,
-         seq_length: 32, eval_samples: 8, test_samples: 100}
--- endblock data_definition
--- block model_definition
-    !partial:ironloom.models:build_decoder
-        config: !singleton:ironloom.settings:ModelConfig
-            {num_layers: 1, d_model: 32, d_ffn: 64, num_attention_heads: 2, head_dim: 16, max_seq_len: 32, precision: float32,
-             tokenizer_type: byte, vocab_name_or_path: null}
-        vocab_size: !singleton:ironloom.config.targets:attribute [*tokenizer, vocab_size]
-        eos_token_id: !singleton:ironloom.config.targets:attribute [*tokenizer, eos_token_id]
-        seed: 7
-        init_std: 0.02
--- endblock model_definition
+    "template.yaml": small_template(1, 8, 7)
+    + """\
 -- block optimizer
     !partial:ironloom.optim:adamw {lr: 1e-2, betas: [0.9, 0.95], weight_decay: 0.1}
 -- endblock optimizer

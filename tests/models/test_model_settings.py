@@ -12,8 +12,7 @@ import yaml
 import ironloom
 from ironloom.errors import ConfigError
 from ironloom.models import Decoder
-from ironloom.settings.base import field_names
-from ironloom.settings.model import ModelConfig, count_parameters, padded_size
+from ironloom.settings.model import ModelConfig, count_parameters, padded_size, shape_names
 from models.twins import small
 
 PRESETS = sorted((Path(ironloom.__file__).parent / "library" / "model").glob("*.yaml"))
@@ -33,7 +32,8 @@ def meta_count(config: ModelConfig, vocab_size: int) -> int:
 def test_defaults_are_those_of_the_model_group():
     config = ModelConfig()
     positions = config.to_dict().pop("positional_embedding")
-    assert positions == {"type": "absolute", "base": 10000, "scaling_factor": 1.0, "offset": 0}
+    stretched = {"scaling": "linear", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_seq_len": 8192}
+    assert positions == {"type": "absolute", "base": 10000, "scaling_factor": 1.0, "offset": 0, **stretched}
     expected = {
         "d_model": 512,
         "d_ffn": 2048,
@@ -54,8 +54,14 @@ def test_defaults_are_those_of_the_model_group():
         "untie_embed": False,
         "tokenizer_type": "gpt2",
         "vocab_name_or_path": "gpt2",
+        "attention_bias": None,
+        "qk_norm": False,
+        "sliding_window": None,
+        "sliding_window_layers": None,
+        "embedding_scale": 1.0,
     }
-    assert {name: getattr(config, name) for name in field_names(ModelConfig)[:-1]} == expected
+    assert {name: getattr(config, name) for name in shape_names() if name != "positional_embedding"} == expected
+    assert (config.name_or_path, config.from_scratch, config.lora.r) == (None, False, 0)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +74,28 @@ def test_defaults_are_those_of_the_model_group():
         ({"positional_embedding": {"type": "none", "offset": 3}}, "offset: has no effect with type 'none'"),
         ({"positional_embedding": {"type": "rope", "scaling_factor": 0}}, "scaling_factor: expected a number greater"),
         ({"positional_embedding": {"type": "alibi"}}, "type: expected one of"),
+        ({"positional_embedding": {"scaling": "llama3"}}, "scaling: has no effect with type 'absolute' (set type: rope"),
+        (
+            {"positional_embedding": {"type": "rope", "original_max_seq_len": 64}},
+            "has no effect with scaling 'linear' (set scaling: llama3",
+        ),
+        ({"positional_embedding": {"type": "rope", "scaling": "llama3", "low_freq_factor": 5.0}}, "must be more than low_freq_factor"),
+        ({"sliding_window_layers": [0]}, "sliding_window_layers: has no effect without sliding_window"),
+        (
+            {"sliding_window": 4, "sliding_window_layers": [2]},
+            "sliding_window_layers: there is no layer 2 (layers are counted from 0 to 1)",
+        ),
         ({"tokenizer_type": "tiktoken"}, "'tiktoken' is not available yet"),
         ({"tokenizer_type": "sentencepiece"}, "'sentencepiece' is not available yet"),
         ({"activation_type": "tanh"}, "activation_type: expected one of"),
         ({"dropout_attn": 1.0}, "dropout_attn: expected a number less than 1"),
         ({"ln_eps": math.nan}, "ln_eps: expected a finite number"),
         ({"d_ffn": 0}, "d_ffn: expected a number of at least 1"),
+        ({"from_scratch": True}, "from_scratch: has no effect without name_or_path"),
+        ({"lora": {"r": 4}}, "lora: adapters need a model that is trained already (set name_or_path)"),
+        ({"lora": {"alpha": 4.0}}, "alpha: has no effect without r"),
+        ({"name_or_path": "x", "lora": {"r": 4, "target_modules": []}}, "target_modules: names no layer"),
+        ({"name_or_path": "x", "d_model": 64}, "d_model: has no effect with name_or_path: that model has its own"),
         ({"num_heads": 4}, "did you mean 'num_attention_heads'"),
     ],
 )
@@ -98,6 +120,9 @@ def test_an_odd_head_is_fine_without_rotation():
         {"num_attention_groups": 2, "head_dim": 24},
         {"untie_embed": True},
         {"positional_embedding": {"type": "none"}},
+        {"attention_bias": "qkv", "no_bias": True, "qk_norm": True},
+        {"attention_bias": "none"},
+        {"attention_bias": "all", "no_bias": True, "sliding_window": 4},
         {"positional_embedding": {"type": "rope"}, "activation_type": "swiglu", "ln_type": "rmsnorm", "no_bias": True, "post_ln": True},
     ],
 )
@@ -110,9 +135,9 @@ def test_padding_goes_to_the_next_multiple():
     assert [padded_size(size, 128) for size in (1, 128, 129, 50257)] == [128, 128, 256, 50304]
 
 
-def test_there_are_six_presets_and_all_load():
+def test_there_are_eight_presets_and_all_load():
     names = [path.stem for path in PRESETS]
-    assert names == ["gpt2-large", "gpt2-medium", "gpt2-small", "gpt2-xl", "gpt3", "llama"]
+    assert names == ["gpt2-large", "gpt2-medium", "gpt2-small-fp32", "gpt2-small", "gpt2-xl", "gpt2", "gpt3", "llama"]
     for name in names:
         preset(name)
 
@@ -130,6 +155,12 @@ def test_gpt2_presets_have_the_published_number_of_parameters(size):
     assert (theirs.config.embd_pdrop, theirs.config.layer_norm_epsilon) == (config.dropout_embd, config.ln_eps)
     assert (theirs.config.n_positions, theirs.config.activation_function) == (config.max_seq_len, "gelu_new")
     assert config.activation_type == "gelu_tanh"
+
+
+def test_gpt2_in_other_words_is_the_small_one():
+    small = preset("gpt2-small").to_dict()
+    assert preset("gpt2-small-fp32").to_dict() == {**small, "precision": "float32"}
+    assert preset("gpt2").to_dict() == {**small, "dropout_embd": 0.0, "dropout_attn": 0.0, "dropout_mlp": 0.0}
 
 
 def test_the_llama_preset_is_llama_3_8b():

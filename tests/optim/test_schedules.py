@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from ironloom.optim import adamw, schedule_by_name, warmup_anneal
+from ironloom.trainer.optimizer_state import load_schedule
 
 
 def rates(scheduler: torch.optim.lr_scheduler.LRScheduler, steps: int) -> list[float]:
@@ -60,6 +62,96 @@ def test_annealing_takes_what_the_run_leaves() -> None:
 
 def test_constant_never_falls() -> None:
     assert rates(warmup_anneal(optimizer(1.0), "constant", warmup_steps=2, total_steps=10), 10)[2:] == [1.0] * 8
+
+
+STEPS = 40
+
+
+def theirs(name: str, warmup: int, **kwargs: object) -> list[float]:
+    """transformers' rates with a base of 0.1, of the steps after the warm-up: in it theirs are a step behind."""
+    schedule = get_scheduler(name, optimizer(), warmup, STEPS, scheduler_specific_kwargs=kwargs)
+    return rates(schedule, STEPS + 5)[warmup:]
+
+
+@pytest.mark.parametrize("warmup", [0, 6])
+@pytest.mark.parametrize("power", [1.0, 2.5, 0.5])
+def test_polynomial_is_that_of_transformers(warmup: int, power: float) -> None:
+    found = rates(warmup_anneal(optimizer(), "polynomial", warmup, 0, 0.02, STEPS, power=power), STEPS + 5)
+    assert found[:warmup] == pytest.approx([0.1 * (step + 1) / warmup for step in range(warmup)])
+    assert found[warmup:] == pytest.approx(theirs("polynomial", warmup, power=power, lr_end=0.02), rel=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0, 6])
+def test_inverse_sqrt_is_that_of_transformers_down_to_the_least(warmup: int) -> None:
+    found = rates(warmup_anneal(optimizer(), "inverse_sqrt", warmup), STEPS + 5)
+    assert found[warmup:] == pytest.approx(theirs("inverse_sqrt", warmup), rel=1e-12)
+    least = rates(warmup_anneal(optimizer(), "inverse_sqrt", 2, min_lr=0.05), STEPS)
+    assert least[2:] == pytest.approx([max(0.05, 0.1 * math.sqrt(2 / step)) for step in range(2, STEPS)])
+    assert least[-1] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("warmup", [0, 6])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
+def test_warmup_stable_decay_is_that_of_transformers(warmup: int, shape: str) -> None:
+    found = rates(warmup_anneal(optimizer(), "warmup_stable_decay", warmup, 10, 0.02, STEPS, decay_type=shape), STEPS + 5)
+    expected = theirs("warmup_stable_decay", warmup, num_decay_steps=10, min_lr_ratio=0.2, decay_type=shape)
+    assert found[warmup:] == pytest.approx(expected, rel=1e-12)
+    assert found[warmup : STEPS - 10] == pytest.approx([0.1] * (STEPS - 10 - warmup))
+    assert found[STEPS:] == pytest.approx([0.02] * 5)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "polynomial"])
+def test_falls_are_those_of_pytorch(kind: str) -> None:
+    base = torch.optim.lr_scheduler
+    expected = {
+        "cosine": lambda held: base.CosineAnnealingLR(held, T_max=STEPS, eta_min=0.02),
+        "linear": lambda held: base.LinearLR(held, 1.0, 0.2, total_iters=STEPS),
+        "polynomial": lambda held: base.PolynomialLR(held, total_iters=STEPS, power=3.0),
+    }[kind](optimizer())
+    least = 0.0 if kind == "polynomial" else 0.02
+    found = rates(warmup_anneal(optimizer(), kind, min_lr=least, total_steps=STEPS, power=3.0), STEPS)
+    assert found == pytest.approx(rates(expected, STEPS), rel=1e-9)
+
+
+KINDS = {
+    "cosine": {},
+    "linear": {},
+    "polynomial": {"power": 2.0},
+    "inverse_sqrt": {},
+    "warmup_stable_decay": {"annealing_steps": 9, "decay_type": "1-sqrt"},
+    "constant": {},
+}
+
+
+@pytest.mark.parametrize("at", [0, 2, 20, 35, 41])
+@pytest.mark.parametrize("kind", KINDS)
+def test_taken_up_anywhere_it_goes_on_the_same(kind: str, at: int) -> None:
+    def made() -> torch.optim.lr_scheduler.LRScheduler:
+        return warmup_anneal(optimizer(), kind, 4, total_steps=STEPS, **{"min_lr": 0.01, **KINDS[kind]})  # type: ignore[arg-type]
+
+    whole, first, again = rates(made(), STEPS + 5), made(), made()
+    rates(first, at)
+    load_schedule(again, first.state_dict())
+    assert rates(again, STEPS + 5 - at) == whole[at:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rates_never_jump_and_only_fall_after_the_warm_up(kind: str) -> None:
+    found = rates(warmup_anneal(optimizer(), kind, 4, total_steps=1000, **{**KINDS[kind], "annealing_steps": 500}), 1010)  # type: ignore[arg-type]
+    assert all(one >= other for one, other in itertools.pairwise(found[3:]))
+    assert max(one - other for one, other in itertools.pairwise(found[3:])) < (0.011 if kind == "inverse_sqrt" else 0.005)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "cosin"}, {"kind": "warmup_stable_decay", "decay_type": "log", "annealing_steps": 2}])
+def test_shapes_that_there_are_not(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="there is no schedule"):
+        warmup_anneal(optimizer(), total_steps=10, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [0, 9])
+def test_a_fall_that_does_not_fit(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"a fall of {steps} steps after a warm-up of 4 does not fit into 10 steps"):
+        warmup_anneal(optimizer(), "warmup_stable_decay", 4, steps, total_steps=10)
 
 
 def test_min_lr_is_absolute_for_every_group() -> None:

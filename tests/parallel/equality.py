@@ -16,7 +16,7 @@ from spread import Errors, distance, errors, spread_over, together, train, whole
 
 TOLERANCE = 1e-5
 
-#: A run of a PipelineTrainer: what it logged, and its weights.
+#: A run: what it logged, and its weights.
 Outcome = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
 
@@ -27,13 +27,18 @@ def measure(mode: Mode, models: Iterable[str]) -> dict[str, Errors]:
 
 def check(name: str, models: Iterable[str], note: Callable[[str, object], None]) -> None:
     """Measure, note it for the document, and fail if one process would have given something else."""
-    found = measure(MODES[name], models)
+    judge(name, measure(MODES[name], models), note)
+
+
+def judge(name: str, found: Mapping[str, Errors], note: Callable[[str, object], None]) -> None:
+    """Note errors that were measured, by model, and fail if one is too large."""
     for model, error in found.items():
         note(f"{name} | {model}", " ".join(f"{value:.1e}" for value in error))
     assert all(value < TOLERANCE for error in found.values() for value in error), found
 
 
-def _largest(all_errors: Iterable[Errors]) -> Errors:
+def largest(all_errors: Iterable[Errors]) -> Errors:
+    """Of each kind the largest."""
     return Errors(*map(max, zip(*all_errors, strict=True)))
 
 
@@ -49,7 +54,7 @@ def _spread(mode: Mode, model: str) -> Errors:
     expected = _alone(model, tuple(sorted(mode.reference.items())))
     # Where the layers are on several processes, each has some of the weights; together they have all.
     assert set().union(*(result.weights for result in results)) == set(expected.weights)
-    return _largest(errors(expected, result) for result in results)
+    return largest(errors(expected, result) for result in results)
 
 
 @functools.cache
@@ -66,7 +71,7 @@ def _pipelines(mode: Mode, models: tuple[str, ...]) -> dict[str, Errors]:
         found = run(_trained, mode.nproc, models, folder, mode.schedule, mode.args)
     for model in models:
         assert set().union(*(outcomes[model][1] for outcomes in found)) == set(expected[model][1])
-    return {model: _largest(_differences(expected[model], outcomes[model]) for outcomes in found) for model in models}
+    return {model: largest(differences(expected[model], outcomes[model]) for outcomes in found) for model in models}
 
 
 def _trained(models: tuple[str, ...], folder: str, schedule: str, args: Mapping[str, Any]) -> dict[str, Outcome]:
@@ -78,15 +83,16 @@ def _trained(models: tuple[str, ...], folder: str, schedule: str, args: Mapping[
     return outcomes
 
 
-def _differences(expected: Outcome, found: Outcome) -> Errors:
+def differences(expected: Outcome, found: Outcome, norm: str = "grad_norm") -> Errors:
+    """How far logs and weights are from others; ``norm`` is what the norms are logged as."""
     (wanted, weights), (history, held) = expected, found
     assert [record.keys() for record in wanted] == [record.keys() for record in history]
 
-    def largest(*keys: str) -> float:
+    def farthest(*keys: str) -> float:
         pairs = [(one[key], other[key]) for one, other in zip(wanted, history, strict=True) for key in keys if key in one]
         return max(abs(one - other) / abs(one) for one, other in pairs)
 
-    return Errors(largest("loss", "eval_loss"), largest("grad_norm"), distance(weights, held))
+    return Errors(farthest("loss", "eval_loss"), farthest(norm), distance(weights, held))
 
 
 #: Behind it the tables stand in the document.
@@ -109,6 +115,12 @@ def tables(measured: Mapping[str, str]) -> str:
         ]
         parts.append("\n".join([f"## {title}", "", *HEAD, *rows]))
     return "\n\n".join(parts) + "\n"
+
+
+def shown(page: str) -> dict[str, str]:
+    """What the tables of a document show, as the tests would have noted it."""
+    rows = [line.strip("| ").split(" | ") for line in page.partition(MARK)[2].splitlines() if line.startswith("| ")]
+    return {f"{row[0]} | {row[2]}": " ".join(row[3:]) for row in rows if row[0] != "mode"}
 
 
 def _cells(noted: str) -> str:

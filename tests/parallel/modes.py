@@ -93,7 +93,6 @@ OPTIONS = {
     "tensor parallel, partly frozen": Mode(2, {"tensor_parallel_size": 2}, FROZEN, FROZEN),
     "context parallel, partly frozen": Mode(2, {"context_parallel_size": 2}, FROZEN),
 }
-#: Slices of sequences, columns of logits, rings.
 SLICED = {
     "sharded x sequence and loss parallel": Mode(4, {"dp_shard": 2, **SPLIT}, SOME),
     "ring x sequence parallel": Mode(4, {**RING, "tensor_parallel_size": 2, "sequence_parallel": True}, SOME),
@@ -178,9 +177,35 @@ STAGES = {
     "pipeline x tensor parallel, compiled": _staged("tensor parallel", ONE, compile_model=True),
 }
 
+
+def _accelerated(model: Any, values: dict[str, Any], **options: Any) -> Any:
+    from ironloom.trainer import AccelTrainer
+
+    return AccelTrainer(model, values, **options)
+
+
+ACCELERATED = {
+    "Accelerate": Mode(2, None, ("tiny", *ONE), ("tiny", *ONE), cls=_accelerated),
+    "Accelerate x4": Mode(4, None, tuple(family for family in FAMILIES if family not in ONE), cls=_accelerated),
+}
+OWN = ("regression", "own loader", "sums and weights", "adversaries", "classifier")
+#: Trainers with steps of their own, on data that is no text; ``test_dream.py`` trains them.
+OWN_STEPS = {
+    "own steps, data parallel": Mode(2, {"dp_replicate": 2}, OWN, OWN[:4]),
+    "own steps, sharded": Mode(2, {"dp_shard": 2}, (*OWN, "own sharding"), ("regression", "adversaries", "classifier", "own sharding")),
+    "own steps, hybrid sharded": Mode(4, {"dp_replicate": 2, "dp_shard": 2}, ("classifier",)),
+}
+
 #: Sections of the document.
-SECTIONS = {"One axis": ALONE, "Products": PRODUCTS, "Options": OPTIONS, "Pipelines": PIPELINES}
-#: What the tests run and the document does not show yet.
-FURTHER = {"Slices": SLICED, "Pipelines of the plain trainer": STAGES}
-MODES = {name: mode for section in (*SECTIONS.values(), *FURTHER.values()) for name, mode in section.items()}
-assert len(MODES) == sum(map(len, (*SECTIONS.values(), *FURTHER.values()))), "a name occurs twice"
+SECTIONS = {
+    "One axis": ALONE,
+    "Products": PRODUCTS,
+    "Options": OPTIONS,
+    "Slices of sequences, columns of logits, rings": SLICED,
+    "Pipelines": PIPELINES,
+    "Pipelines of the plain trainer": STAGES,
+    "Accelerate": ACCELERATED,
+    "Steps of one's own": OWN_STEPS,
+}
+MODES = {name: mode for section in SECTIONS.values() for name, mode in section.items()}
+assert len(MODES) == sum(map(len, SECTIONS.values())), "a name occurs twice"

@@ -12,8 +12,10 @@ from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs
 
 from accelerating import Made, accel_trainer, accelerated, on_cpu, without
 from ironloom.errors import ConfigError, DataError
+from parallel.equality import check
+from parallel.modes import ACCELERATED
 from spawned import run
-from spread import MODELS, largest_error, train
+from spread import largest_error, train
 from tiny import TinyLM, losses, tiny_lm, uneven_samples
 
 #: Accelerators of a user's own, with all that was ever counted twice.
@@ -25,19 +27,15 @@ GIVEN: dict[str, Made] = {
 }
 
 
-@pytest.mark.parametrize("name", ["tiny", "decoder"])
-def test_two_processes_compute_what_one_does(name: str) -> None:
-    alone = train(MODELS[name], None, 1)
-    for result in run(lambda: accelerated(MODELS[name], 2), 2):
-        assert largest_error(alone, result) < 1e-5
+@pytest.mark.parametrize("name", [name for name, mode in ACCELERATED.items() if mode.quick])
+def test_a_mode(name: str, record_property: pytest.RecordProperty) -> None:
+    check(name, ACCELERATED[name].quick, record_property)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoder, gated, untied", "llama", "llama, tied", "qwen2", "mistral", "gpt2"])
-def test_four_processes_compute_what_one_does(name: str) -> None:
-    alone = train(MODELS[name], None, 1)
-    for result in run(lambda: accelerated(MODELS[name], 4), 4):
-        assert largest_error(alone, result) < 1e-5
+@pytest.mark.parametrize("name", [name for name, mode in ACCELERATED.items() if mode.slow])
+def test_a_mode_on_every_other_model(name: str, record_property: pytest.RecordProperty) -> None:
+    check(name, ACCELERATED[name].slow, record_property)
 
 
 def test_one_process_computes_the_same_bits() -> None:

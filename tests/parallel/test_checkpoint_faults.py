@@ -48,7 +48,6 @@ def with_a_full_disk(root: Path, victim: int, background: bool) -> tuple[str, li
             return folder.save(step, lambda: big(peers), {})
         saves.start(step, lambda: big(peers, hold=True), {})
         outcome = saves.wait()
-        assert outcome is not None
         if outcome.error is not None:
             raise outcome.error
         return outcome.path
@@ -151,10 +150,10 @@ def in_the_background(root: Path, topology: str) -> int:
     release.set()
     begin = time.perf_counter()
     before = saves.start(4, lambda: here.parts(peers, hold=True), {})
-    assert before is not None and before.step == 3 and before.error is None, before
+    assert (before.step, before.error) == (3, None)
     assert before.path == root / "async" / "checkpoint-3" and (before.path / "manifest.json").exists(), "complete before the next begins"
     last = saves.wait()
-    assert last is not None and last.step == 4 and last.waited <= time.perf_counter() - begin
+    assert last.step == 4 and last.waited <= time.perf_counter() - begin
     assert saves.wait() is None
     assert before.written >= 0.2 and before.blocked == before.waited + before.copied
     return before.num_bytes

@@ -135,7 +135,6 @@ def _dropped(way: str):
     values = torch.ones(8, 4, 64, 1, requires_grad=True)
     out = WAYS[way](queries, queries, values, layout=layout, group=dist.group.WORLD, dropout=0.25)
     out.sum().backward()
-    assert values.grad is not None
     total = torch.stack((out.detach().sum(), values.grad.sum()))
     dist.all_reduce(total)
     dist.destroy_process_group()
@@ -160,7 +159,6 @@ def _summed(nothing: Any = None) -> list[float]:
     given = torch.where(torch.arange(3) == dist.get_rank(), 256.0, 1.0).bfloat16()
     (context_attention.gather(local, dist.group.WORLD)[0] * given).sum().backward()
     dist.destroy_process_group()
-    assert local.grad is not None
     return local.grad.tolist()
 
 

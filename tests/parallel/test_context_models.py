@@ -127,6 +127,12 @@ DECODERS = {
     "learned positions, tied, biases": {"position": "absolute"},
     "norms after, own output": {"position": "absolute", "post_ln": True, "untie_embed": True},
     "no positions": {"position": "none", "num_attention_groups": 1},
+    "sliding window of a layer, normalised heads": {
+        "sliding_window": 7,
+        "sliding_window_layers": [1],
+        "qk_norm": True,
+        "embedding_scale": 3.0,
+    },
 }
 
 

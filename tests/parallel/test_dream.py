@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from dreams import Duel, Pictures, Regression, Steady, configured, history, points
 from ironloom import ConfigError, DreamTrainer
 from ironloom.configs import DeviceParameters
+from parallel.equality import differences, judge, largest
+from parallel.modes import OWN_STEPS
 from spawned import run
 from spread import whole
 
@@ -81,34 +83,36 @@ def assert_equal(alone: Result, results: list[Result]) -> None:
         assert difference <= 1e-5 * math.sqrt(sum(float(value.square().sum()) for value in alone.weights.values()))
 
 
+KINDS = {
+    "regression": Ordered,
+    "own loader": Steady,
+    "sums and weights": Weighted,
+    "adversaries": Duel,
+    "classifier": Pictures,
+    "own sharding": OwnSharding,
+}
+WAYS = {
+    "own steps, data parallel": DeviceParameters.DDP,
+    "own steps, sharded": DeviceParameters.FSDP,
+    "own steps, hybrid sharded": lambda **options: DeviceParameters.HSDP(dp_shard=2, **options),
+}
 CASES = [
-    (Ordered, DeviceParameters.DDP),
-    (Ordered, DeviceParameters.FSDP),
-    (Pictures, DeviceParameters.FSDP),
-    (Steady, DeviceParameters.DDP),
-    (Weighted, DeviceParameters.DDP),
-    (Duel, DeviceParameters.DDP),
-    (Duel, DeviceParameters.FSDP),
-    (OwnSharding, DeviceParameters.FSDP),
-    pytest.param(Pictures, DeviceParameters.DDP, marks=pytest.mark.slow),
-    pytest.param(Weighted, DeviceParameters.FSDP, marks=pytest.mark.slow),
-    pytest.param(Steady, DeviceParameters.FSDP, marks=pytest.mark.slow),
+    pytest.param(name, model, marks=[pytest.mark.slow] * (model in mode.slow)) for name, mode in OWN_STEPS.items() for model in mode.models
 ]
 
 
-@pytest.mark.parametrize(("kind", "make"), CASES)
-def test_two_processes_are_one(kind: Any, make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "model"), CASES)
+def test_a_mode_of_own_steps(name: str, model: str, record_property: pytest.RecordProperty, tmp_path: Path) -> None:
+    kind, mode = KINDS[model], OWN_STEPS[name]
     alone = trained(kind, DeviceParameters, str(tmp_path))
     assert alone.counts[0] == 3 * EPOCHS and all("loss" in record or "eval_loss" in record for record in alone.records[:-1])
-    results = together(kind, make)
+    results = together(kind, WAYS[name], mode.nproc)
     assert_equal(alone, results)
-    assert all(bool(result.sharded) == (make == DeviceParameters.FSDP) for result in results)
-
-
-@pytest.mark.slow
-def test_four_processes_of_two_copies_are_one(tmp_path: Path) -> None:
-    alone = trained(Pictures, DeviceParameters, str(tmp_path))
-    assert_equal(alone, together(Pictures, lambda **options: DeviceParameters.HSDP(dp_shard=2, **options), nproc=4))
+    assert all(bool(result.sharded) == ("dp_shard" in mode.sizes) for result in results)
+    norm = "judge_norm" if kind is Duel else "grad_norm"
+    expected = (alone.records[:-1], alone.weights)
+    found = largest(differences(expected, (result.records[:-1], result.weights), norm) for result in results)
+    judge(name, {model: found}, record_property)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.equality import MARK, TOLERANCE, check, tables
+from parallel.equality import MARK, TOLERANCE, check, shown, tables
 from parallel.modes import ALONE, OPTIONS, PRODUCTS, SECTIONS, SLICED
 from spread import MODELS, spread_over, together, train
 
@@ -40,9 +40,8 @@ def test_half_precision_is_that_of_one_process() -> None:
 
 
 def test_the_document_shows_every_mode_and_no_other() -> None:
-    page = Path(__file__).parents[2].joinpath("docs/equality.md").read_text(encoding="utf-8").partition(MARK)[2]
-    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ") and not line.startswith("| mode |")]
-    assert all(float(value) < TOLERANCE for row in rows for value in row[3:])
-    expected = [(name, model) for modes in SECTIONS.values() for name, mode in modes.items() for model in mode.models]
-    assert [(row[0], row[2]) for row in rows] == expected
-    assert page == tables({f"{row[0]} | {row[2]}": " ".join(row[3:]) for row in rows})
+    page = Path(__file__).parents[2].joinpath("docs/equality.md").read_text(encoding="utf-8")
+    rows = shown(page)
+    assert all(float(value) < TOLERANCE for noted in rows.values() for value in noted.split())
+    assert list(rows) == [f"{name} | {model}" for modes in SECTIONS.values() for name, mode in modes.items() for model in mode.models]
+    assert page.partition(MARK)[2] == tables(rows)

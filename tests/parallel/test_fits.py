@@ -214,3 +214,16 @@ def test_patience_and_backend_are_heeded(tmp_path: pathlib.Path, monkeypatch: py
     with train._recording(Comm(trace_buf_size=7)):
         assert os.environ[train.RECORDER] == "7"
     assert train.RECORDER not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (f"{{{', '.join(f'{key}: {value}' for key, value in SHAPE.items() if value is not None)}, qk_norm: true}}", "decoder with qk_norm"),
+        ("{name_or_path: somebody/model, lora: {r: 4}, tokenizer_type: byte}", "model with adapters"),
+    ],
+)
+def test_layers_that_nobody_can_split_are_said_before_a_process_starts(model: str, what: str, tmp_path: pathlib.Path) -> None:
+    text = f"model: {model}\ndata: {{train_datasets: [python-docs]}}\ntrainer: {{tensor_model_parallel_size: 2, micro_batch_size: 2}}\n"
+    (tmp_path / "run.yaml").write_text(text)
+    assert f"there is no plan by which the layers of a {what} could be split over 2 processes" in refusals(tmp_path / "run.yaml", 2)

@@ -57,7 +57,6 @@ def test_places_are_those_of_the_mesh() -> None:
         environment = DistributedEnvironment(use_cpu=True)
         environment.start()
         place = Place(environment.rank, environment.world_size, degrees, make_mesh(degrees, "cpu"))
-        assert place.mesh is not None
         counted = tuple(place.coordinate(axis) for axis in AXES)
         named = (place.pp_rank, place.data_rank, place.cp_rank, place.tp_rank)
         return counted, tuple(place.mesh.get_local_rank(axis) for axis in AXES), named

@@ -96,21 +96,20 @@ def test_a_checkpoint_goes_on_under_one_process_and_back(product: str, tmp_path:
                 assert result.losses == saved[0].losses
 
 
+def _in_stages(folder: Path, sizes: dict[str, Any], **args: Any) -> Any:
+    """A trainer of two stages whose model is spread already, so that hooks can be put on the blocks of this process."""
+    parameters = spread_over(pipeline_parallel_size=2, **sizes)
+    trainer = tiny_trainer(folder, MODELS["decoder"](), save_strategy="no", options={"device_parameters": parameters}, **args)
+    trainer._prepared_engine(trainer._loader(trainer.train_dataset, training=True))
+    return trainer
+
+
 def _calls_of_blocks(folder: Path) -> int:
     """How often the blocks of this process's stage compute in a step."""
-    trainer = tiny_trainer(
-        folder,
-        MODELS["decoder"](),
-        max_steps=1,
-        save_strategy="no",
-        per_device_train_batch_size=1,
-        options={"device_parameters": spread_over(pipeline_parallel_size=2, checkpoint_activations=True)},
-    )
+    trainer = _in_stages(folder, {"checkpoint_activations": True}, max_steps=1, per_device_train_batch_size=1)
     calls = []
     for block in trainer.model.model.layers:
         block.mlp.register_forward_pre_hook(lambda *args: calls.append(1))
-    trainer._prepared_engine(trainer._loader(trainer.train_dataset, training=True))
-    calls.clear()
     trainer.train()
     return len(calls)
 
@@ -121,17 +120,8 @@ def test_activations_are_computed_again_in_the_backward_pass(tmp_path: Path) -> 
 
 def _seeds(folder: Path, sizes: dict[str, Any]) -> tuple[int, int, int, list[int]]:
     """The place of this process, and what the generator stood at whenever one of its blocks began."""
-    trainer = tiny_trainer(
-        folder,
-        MODELS["decoder"](),
-        max_steps=2,
-        save_strategy="no",
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        options={"device_parameters": spread_over(pipeline_parallel_size=2, **sizes)},
-    )
+    trainer = _in_stages(folder, sizes, max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     seen: list[int] = []
-    trainer._prepared_engine(trainer._loader(trainer.train_dataset, training=True))
     for block in trainer.model.model.layers:
         block.register_forward_pre_hook(lambda *args: seen.append(torch.initial_seed()))
     trainer.train()

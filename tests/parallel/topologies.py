@@ -15,6 +15,7 @@ from torch import nn
 
 from ironloom.callbacks.handler import CallbackHandler
 from ironloom.callbacks.state import TrainerControl, TrainerState
+from ironloom.optim import NamedParameters
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.optimizer_state import hyperparameters
 from ironloom.trainer.progress import Progress
@@ -101,15 +102,16 @@ def laid_out(model: nn.Module, topology: str) -> nn.Module:
     return model
 
 
-def trained(topology: str, seed: int, steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model and its optimizer after some steps with known gradients."""
+def trained(topology: str, seed: int, steps: int, factory: Any = None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model and its optimizer (of a factory that takes named parameters, or AdamW) after some steps with known gradients."""
     model = made(topology, seed)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [pair for pair in named if pair[1].ndim > 1], "weight_decay": 0.1},
         {"params": [pair for pair in named if pair[1].ndim == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=0.01, foreach=False)  # one by one: PyTorch does not mix plain tensors and DTensors in one call
+    # One by one: PyTorch does not mix plain tensors and DTensors in one call.
+    optimizer = torch.optim.AdamW(groups, lr=0.01, foreach=False) if factory is None else factory(NamedParameters(model))
     for step in range(steps):
         for name, parameter in named:
             parameter.grad = like(parameter, values(name, parameter.shape, step + 7))

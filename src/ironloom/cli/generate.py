@@ -56,10 +56,10 @@ def model_folder(path: pathlib.Path) -> pathlib.Path:
     Raises:
         ConfigError: If there is none.
     """
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return path
     if not path.is_dir():
-        raise ConfigError(f"there is no folder {path}; generate takes a run's output folder, a checkpoint or a model")
+        raise ConfigError(f"there is no folder {path}: give a run's output folder, a checkpoint or a model")
     from ironloom.checkpoint.folder import CheckpointFolder
 
     nested = path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -14,6 +14,7 @@ NEEDED = {
     "torch.utils.tensorboard:SummaryWriter": "tensorboard",
     "ironloom.callbacks:LoggerCallback": "wandb",
     "ironloom.callbacks:MLflowLogger": "mlflow",
+    "ironloom.optim:adamw_8bit": "bitsandbytes",
 }
 PACKAGES = frozenset(NEEDED.values())
 ARGUMENTS = "ironloom.settings:TrainingArguments"

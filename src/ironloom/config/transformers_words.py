@@ -88,8 +88,20 @@ INTERVALS = {
     "warmup_steps": "optim.warmup_steps",
     "warmup_ratio": "optim.warmup_steps",
 }
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_hf")
+SCHEDULES = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+    "inverse_sqrt": "inverse_sqrt",
+}
+OPTIMIZERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+}
 KNOWN = {*RENAMED, *INTERVALS, *DEFAULTS, "eval_strategy", "evaluation_strategy", "save_strategy", "optim", "num_train_epochs"}
 _NOTHING: tuple[Any, ...] = (None, False, "", "no", [], {})
 
@@ -167,13 +179,17 @@ class _Arguments:
         if value in SCHEDULES:
             self._set(key, "optim.lr_scheduler", SCHEDULES[value])
         else:
-            self._leave(key, value, "groups have " + ", ".join(dict.fromkeys(SCHEDULES.values())))
+            self._leave(
+                key,
+                value,
+                "groups have of these " + ", ".join(dict.fromkeys(SCHEDULES.values())),
+            )
 
     def _optimizer(self, key: str, value: Any) -> None:
         if value in OPTIMIZERS:
-            self._set(key, "optim.optimizer", "adamw")
+            self._set(key, "optim.optimizer", OPTIMIZERS[value])
         else:
-            self._leave(key, value, "groups have adamw")
+            self._leave(key, value, "groups have of these adamw, adamw_8bit")
 
     def _evaluation(self, key: str, value: Any) -> None:
         if value in ("steps", "no"):

@@ -21,22 +21,30 @@ SHORT = 512
 class Attention(nn.Module):
     """Multi-head attention whose query heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245).
 
+    Args:
+        config: The shape.
+        layer: Number of the layer, from 0; it decides whether there is a sliding window.
+
     Attributes:
         attend: Mixes values; :func:`attend`, or what is put in its place, say by those who spread a sequence over processes.
+        window: How many tokens a token sees, itself among them; None for all before it. Given to ``attend`` where there is one.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.head_dim = config.head_dim
-        self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor] = attend
+        self.attend: Callable[..., Tensor] = attend
         self.dropout = config.dropout_attn
-        bias = not config.no_bias
+        self.window = config.window_of(layer)
+        bias = config.has_qkv_bias
         query_width = config.num_attention_heads * config.head_dim
         key_width = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.d_model, query_width, bias=bias)
         self.k_proj = nn.Linear(config.d_model, key_width, bias=bias)
         self.v_proj = nn.Linear(config.d_model, key_width, bias=bias)
-        self.o_proj = nn.Linear(query_width, config.d_model, bias=bias)
+        self.o_proj = nn.Linear(query_width, config.d_model, bias=config.has_output_bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend.
@@ -54,17 +62,20 @@ class Attention(nn.Module):
         heads = (batch, length, -1, self.head_dim)
         queries = self.q_proj(x).view(heads)
         keys = self.k_proj(x).view(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self.q_norm(queries).to(x.dtype), self.k_norm(keys).to(x.dtype)
         if turns is not None:
             queries = rotate(queries, *turns)
             keys = rotate(keys, *turns)
         dropout = self.dropout if self.training else 0.0
         values = self.v_proj(x).view(heads)
-        mixed = self.attend(queries, keys, values, mask, dropout)
+        near = {} if self.window is None else {"window": self.window}
+        mixed = self.attend(queries, keys, values, mask, dropout, **near)
         out = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return F.dropout(out, dropout) if dropout else out
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, window: int | None = None) -> Tensor:
     """Causal attention by PyTorch's kernels.
 
     Args:
@@ -73,11 +84,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
         values: As the keys.
         mask: As in :meth:`Attention.forward`.
         dropout: Probability with which a weight of the softmax is dropped.
+        window: A query sees this many tokens, itself among them; None for all before it.
 
     Returns:
         ``[B, H, S, head_dim]``.
     """
     length, device = queries.shape[1], values.device.type
+    if window is not None and window < length:
+        mask = _within(window, length, mask, queries.device)
     if mask is None and not dropout and length <= SHORT and device == "cpu" and values.dtype is not torch.float32:
         return _plain(queries, keys, values)
     is_grouped = queries.shape[2] != keys.shape[2]
@@ -93,6 +107,13 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     future = torch.full((length, length), -torch.inf, dtype=queries.dtype, device=queries.device).triu(1)
     scores = torch.matmul(queries.transpose(1, 2) * queries.shape[-1] ** -0.5, keys.permute(0, 2, 3, 1))
     return torch.matmul(scores.add_(future).softmax(dim=-1), values.transpose(1, 2))
+
+
+def _within(window: int, length: int, mask: Tensor | None, device: torch.device) -> Tensor:
+    """Where a query may look that sees ``window`` tokens: boolean ``[S, S]``, or ``[B, 1, S, S]`` with a mask of what else it sees."""
+    place = torch.arange(length, device=device)
+    back = place[:, None] - place
+    return (back >= 0) & (back < window) if mask is None else mask & (back < window)
 
 
 def causal_padding_mask(attention_mask: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ironloom.errors import CheckpointError, ConfigError
-from ironloom.settings.base import field_names
-from ironloom.settings.model import ModelConfig
+from ironloom.settings.model import LOADED, ModelConfig, shape_names
 
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "ironloom"
+
+#: Keys that older files lack; a model from before they existed has their defaults.
+_SINCE = ("attention_bias", "qk_norm", "sliding_window", "sliding_window_layers", "embedding_scale")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class DecoderConfig:
         return {
             "model_type": MODEL_TYPE,
             "architectures": ["Decoder"],
-            **self.settings.to_dict(),
+            **{name: value for name, value in self.settings.to_dict().items() if name not in LOADED},
             "vocab_size": self.vocab_size,
             "padded_vocab_size": self.padded_vocab_size,
             "eos_token_id": self.eos_token_id,
@@ -62,7 +64,7 @@ class DecoderConfig:
             ValueError: Naming every key that is missing, unknown or wrong.
         """
         own = ("model_type", "architectures", "vocab_size", "padded_vocab_size", "eos_token_id", "torch_dtype")
-        missing = [name for name in (*field_names(ModelConfig), *own[2:5]) if name not in content]
+        missing = [name for name in (*shape_names(), *own[2:5]) if name not in (*content, *_SINCE)]
         if missing:
             raise ValueError(f"missing keys: {', '.join(missing)}")
         sizes = {name: content[name] for name in own[2:5]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from ironloom.models.embedding import Embedding, Positions, make_norm
 from ironloom.models.mlp import MLP
 from ironloom.models.rotary import Rotary
 from ironloom.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    from ironloom.models.init import Start
 
 
 @dataclass
@@ -36,10 +40,10 @@ class CausalLMOutput:
 class PreNormLayer(nn.Module):
     """Normalise, transform, add: twice (Xiong et al. 2020, arXiv:2002.04745)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.input_layernorm = make_norm(config)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
 
@@ -53,9 +57,9 @@ class PreNormLayer(nn.Module):
 class PostNormLayer(nn.Module):
     """Transform, add, normalise: twice, as in the first transformer (Vaswani et al. 2017, arXiv:1706.03762)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
         self.post_feedforward_layernorm = make_norm(config)
@@ -77,17 +81,20 @@ class Backbone(nn.Module):
         super().__init__()
         position = config.positional_embedding
         self.dropout = config.dropout_embd
+        self.scale = config.embedding_scale
         self.embed_tokens = Embedding(padded_vocab_size, config.d_model)
         self.embed_positions = Positions(config.max_seq_len, config.d_model) if position.type == "absolute" else None
         self.rotary = Rotary(position, config.head_dim, config.max_seq_len) if position.type == "rope" else None
         layer = PostNormLayer if config.post_ln else PreNormLayer
-        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(layer(config, index) for index in range(config.num_layers))
         self.norm = None if config.post_ln else make_norm(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
         """Hidden states ``[B, S, d_model]``; arguments as in :meth:`Decoder.forward`."""
         length = input_ids.shape[1]
         x: Tensor = self.embed_tokens(input_ids)
+        if self.scale != 1.0:
+            x = x * self.scale
         if self.embed_positions is not None:
             x = x + self.embed_positions(length, position_ids)
         if self.dropout and self.training:
@@ -118,6 +125,7 @@ class Decoder(nn.Module):
         config: The :class:`~ironloom.models.config.DecoderConfig` that ``config.json`` holds.
         score: Logits from hidden states and the output matrix; a plain product, or what is put in its place, say by those who
             divide the vocabulary among processes.
+        start: What the weights are to be drawn from, as long as the model is on the meta device and has none; else None.
     """
 
     def __init__(
@@ -131,6 +139,7 @@ class Decoder(nn.Module):
         padded = vocab_size if padded_vocab_size is None else padded_vocab_size
         self.config = DecoderConfig(config, vocab_size, padded, eos_token_id)
         self.score: Callable[[Tensor, Tensor], Tensor] = F.linear
+        self.start: Start | None = None
         self.vocab_size = vocab_size
         self.padded_vocab_size = padded
         self.eos_token_id = eos_token_id

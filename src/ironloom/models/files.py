@@ -16,6 +16,9 @@ from ironloom.weights import load_weights, save_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+#: The file of an adapter that says which model it belongs to; see :mod:`ironloom.models.adapters`.
+ADAPTER = "adapter_config.json"
+
 
 def save_pretrained(model: Decoder, folder: str | Path) -> None:
     """Write ``config.json`` and the weights; weights that share memory are stored once.
@@ -49,7 +52,7 @@ def load_decoder(folder: str | Path) -> Decoder:
 
 
 def load_model(folder: str | Path) -> Decoder | PreTrainedModel:
-    """Read a causal language model: the built-in decoder, or one of ``transformers``, as ``config.json`` says.
+    """Read a causal language model: the built-in decoder, or one of ``transformers``, as ``config.json`` says; or one with adapters.
 
     Args:
         folder: A local folder; weights must be safetensors.
@@ -57,6 +60,11 @@ def load_model(folder: str | Path) -> Decoder | PreTrainedModel:
     Raises:
         CheckpointError: If a file is missing or damaged, or weights are missing.
     """
+    if (Path(folder) / ADAPTER).is_file():
+        from ironloom.models.adapters import load_adapter
+
+        adapted: Decoder | PreTrainedModel = load_adapter(Path(folder))
+        return adapted
     if read_config(folder).get("model_type") == MODEL_TYPE:
         return load_decoder(folder)
     from transformers import AutoModelForCausalLM

@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "swiglu": F.silu,
     "geglu": F.gelu,
+    "geglu_tanh": _gelu_tanh,
 }
 
 

@@ -79,7 +79,13 @@ def split_plan_of(model: nn.Module) -> SplitPlan:
     """
     config: Any = getattr(model, "config", None)
     settings = getattr(config, "settings", config)
+    if getattr(model, "peft_config", None):
+        raise ConfigError("layers with adapters are not split over processes: set tensor_parallel_size to 1, and share weights by dp_shard")
     if type(model).__module__ == "ironloom.models.decoder":
+        if settings.qk_norm:
+            raise ConfigError(
+                "layers with qk_norm are not split over processes: set tensor_parallel_size to 1, and share weights by dp_shard"
+            )
         return SplitPlan(columns=_present(model, _LLAMA_COLUMNS), counts=_counts(settings, "d_ffn"))
     if getattr(config, "model_type", None) == "gpt2":
         inner = config.n_inner or 4 * config.n_embd

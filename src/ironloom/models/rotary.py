@@ -6,6 +6,8 @@ exchanged with Hugging Face Llama without permuting anything.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,8 @@ class Rotary(nn.Module):
     saved; after ``to_empty`` call :meth:`reset`.
 
     Args:
-        settings: ``base``, ``scaling_factor`` (divides positions) and ``offset`` (position of the first token).
+        settings: ``base``, ``offset`` (position of the first token), and what positions are divided by: ``scaling`` and what
+            belongs to it.
         head_dim: Width of an attention head; even.
         max_seq_len: Number of positions in the tables. Longer sequences are computed when they come.
     """
@@ -29,8 +32,7 @@ class Rotary(nn.Module):
 
     def __init__(self, settings: PositionalEmbedding, head_dim: int, max_seq_len: int):
         super().__init__()
-        self.base = settings.base
-        self.scaling_factor = settings.scaling_factor
+        self.settings = settings
         self.offset = settings.offset
         self.head_dim = head_dim
         self.max_seq_len = max_seq_len
@@ -59,11 +61,23 @@ class Rotary(nn.Module):
         return self.cos[:seq_len], self.sin[:seq_len]
 
     def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        exponents = torch.arange(0, self.head_dim, 2, device=positions.device).float() / self.head_dim
-        frequencies = 1.0 / (self.base**exponents) / self.scaling_factor
+        frequencies = _frequencies(self.settings, self.head_dim, positions.device)
         angles = ((positions + self.offset).float()[..., None] * frequencies)[..., None, :]
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def _frequencies(settings: PositionalEmbedding, head_dim: int, device: torch.device) -> Tensor:
+    """Angle per position of each pair of a head: ``[head_dim / 2]``."""
+    exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim
+    frequencies = 1.0 / (settings.base**exponents)
+    scaled = frequencies / settings.scaling_factor
+    if settings.scaling == "linear":
+        return scaled
+    # Llama 3.1: slow turns are scaled, fast ones are not, between the two it is faded (Grattafiori et al. 2024, arXiv:2407.21783).
+    turns = settings.original_max_seq_len * frequencies / (2 * math.pi)
+    share = ((turns - settings.low_freq_factor) / (settings.high_freq_factor - settings.low_freq_factor)).clamp(0.0, 1.0)
+    return (1 - share) * scaled + share * frequencies
 
 
 def rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

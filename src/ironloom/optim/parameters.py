@@ -17,6 +17,9 @@ class NamedParameters:
 
     def __init__(self, model: nn.Module):
         self._items = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        tables = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
+        #: Names of the weights of embedding modules, whatever they are called.
+        self.embeddings = {name for name, parameter in self._items if id(parameter) in tables}
 
     def __iter__(self) -> Iterator[tuple[str, nn.Parameter]]:
         return iter(self._items)
@@ -54,4 +57,9 @@ def is_norm_or_bias(name: str, parameter: torch.Tensor) -> bool:
 
 def is_embedding(name: str) -> bool:
     """Whether a parameter is a table of token or position embeddings, by the names in common use."""
-    return any(part.startswith(("embed", "wte", "wpe")) or part.endswith("embeddings") for part in name.split("."))
+    return any(part.startswith(("embed", "wte", "wpe")) or part.endswith(("embedding", "embeddings")) for part in name.split("."))
+
+
+def is_output(name: str) -> bool:
+    """Whether a parameter is of the layer that makes logits, by the names in common use."""
+    return any(part in ("lm_head", "embed_out", "output_layer", "head", "score", "classifier") for part in name.split("."))

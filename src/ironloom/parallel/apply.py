@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights, is_waiting
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.gradients import broadcast_weights
 from ironloom.parallel.mesh import Place
@@ -54,7 +55,7 @@ def spread(
     """Spread a model over the processes, in place. All start from the weights of the first.
 
     Args:
-        model: Whole, in every process.
+        model: Whole, in every process; or without weights yet (:mod:`ironloom.models.deferred`): then each process draws its part.
         place: Of this process.
         device: Of this process.
         param_dtype: Type in which sharded weights are gathered; None for their own.
@@ -78,13 +79,17 @@ def spread(
     is_sharded = degrees.dp_shard > 1 or degrees.tp > 1 or wrap or offload
     if any(sharded.is_sharded(parameter) for parameter in model.parameters()):
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
-    broadcast_weights(model, device)
+    waits = is_waiting(model)
+    if not waits:
+        give_weights(model, device)
+        broadcast_weights(model, device)
     slices = vocabulary = None
     if degrees.tp > 1:
         from ironloom.parallel.tensor import split_layers
 
         plan, shared = split_plan_of(model), place.axes("tp")
-        model.to(device)
+        if not waits:
+            model.to(device)
         if sequence_parallel:
             from ironloom.parallel.sequence import slice_sequences
 
@@ -110,6 +115,8 @@ def spread(
 
         # With split layers this is done for one shard too: then every weight is a DTensor, for one optimizer kernel.
         shard(model, place.shards(), Sharding(param_dtype, reduce_dtype, offload))
-    if not offload:
+    if waits:
+        give_weights(model, device, torch.device("cpu") if offload else None)
+    elif not offload:
         model.to(device)
     return Spread(is_sharded, context, slices, vocabulary)

@@ -102,12 +102,14 @@ class ContextParallel:
         dist.all_gather(parts, part, group=self.group)
         return in_order(parts, self.layout, dim)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    def attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, window: int | None = None
+    ) -> Tensor:
         """In the place of :func:`ironloom.models.attention.attend`."""
         if not self.is_running:
-            return attend(queries, keys, values, mask, dropout)
+            return attend(queries, keys, values, mask, dropout, window)
         heads = (queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-        return self.mix(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout)
+        return self.mix(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout, window=window)
 
 
 def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zigzag", rotation: Rotation = "allgather") -> ContextParallel:

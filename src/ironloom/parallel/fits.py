@@ -176,6 +176,8 @@ def _shape(graph: Graph) -> Shape:
             continue
         if value.target == "ironloom.models:build_decoder":
             return _decoder(graph, value)
+        if value.target == "ironloom.models:load_pretrained" and value.kwargs.get("lora") is not None:
+            return Shape(without_plan="model with adapters")
         module, _, name = value.target.partition(":")
         if module.partition(".")[0] == "transformers" and name.endswith("Config"):
             return _of_transformers(value, name)
@@ -190,7 +192,8 @@ def _decoder(graph: Graph, node: Node) -> Shape:
     counts = {name: getattr(shape, name) for name in ("num_attention_heads", "num_key_value_heads", "d_ffn")}
     rows = next((data.kwargs.get("vocab_size") for data in data_nodes(graph)), None)
     unit = node.kwargs.get("vocab_padding_unit", 128)
-    return Shape(counts, shape.num_layers, padded_size(rows, unit) if isinstance(rows, int) and isinstance(unit, int) else None)
+    padded = padded_size(rows, unit) if isinstance(rows, int) and isinstance(unit, int) else None
+    return Shape(counts, shape.num_layers, padded, "decoder with qk_norm" if shape.qk_norm else None)
 
 
 def _of_transformers(node: Node, name: str) -> Shape:

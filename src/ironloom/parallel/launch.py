@@ -17,6 +17,7 @@ from typing import Any
 
 from ironloom.errors import ConfigError, RankError
 from ironloom.parallel.launch_logs import tail
+from ironloom.parallel.launch_place import check_port
 
 # Seconds to save and leave after Ctrl-C; then the ranks are killed.
 _ORDERLY = 600
@@ -129,6 +130,7 @@ def start(command: Sequence[str], launch: Launch, logs: Path) -> int:
 
     Raises:
         RankError: If a rank failed; ``exit_code`` is that of the failure's kind.
+        ResourceError: If the machines cannot meet on this one, because another program has the port.
     """
     outcome = _look_after(command, launch, logs)
     if isinstance(outcome, RankError):
@@ -143,6 +145,7 @@ def _look_after(command: Sequence[str], launch: Launch, logs: Path) -> int | Ran
 
     from ironloom.parallel.launch_agent import Agent, Outputs
 
+    _check_place(launch)
     # The agent's warnings tell what ours tell better.
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -198,6 +201,21 @@ def _rendezvous(launch: Launch) -> Any:
     return get_rendezvous_handler(
         RendezvousParameters(backend, endpoint, run, launch.min_nodes, launch.max_nodes, local_addr=_local(launch), **options)
     )
+
+
+def _check_place(launch: Launch) -> None:
+    """Look whether this machine, if it is the one where all meet, can be met.
+
+    Raises:
+        ResourceError: If another program has the port.
+    """
+    from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
+
+    if launch.rendezvous is None:
+        return
+    host, _, port = _with_port(launch.rendezvous).partition(":")
+    if launch.node_rank == 0 or (launch.node_rank is None and _matches_machine_hostname(host)):
+        check_port(host, int(port), may_be_shared=launch.node_rank is None)
 
 
 def _master(launch: Launch) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _sendable(error: Exception) -> Exception:
 
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # an exception class may break either way
         return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
     return error
 

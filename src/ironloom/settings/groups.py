@@ -1,4 +1,4 @@
-"""The groups of a grouped configuration, all but ``model`` and ``data``: keys, defaults, ranges. Knows no files.
+"""The groups of a grouped configuration, all but ``model``, ``data`` and ``optim``: keys, defaults, ranges. Knows no files.
 
 A key whose feature does not exist yet is declared with its default and refused by name when it is
 set to anything else.
@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 from pydantic import FiniteFloat
 
 from ironloom.errors import Problem
 from ironloom.settings.base import Settings, setting
 from ironloom.settings.data import DataFile, DataGroup, DatasetEntry
 from ironloom.settings.model import ModelConfig
+from ironloom.settings.optim import OptimGroup
 
 __all__ = [
     "GROUPS",
@@ -38,7 +39,6 @@ PRESET = "preset"  # the key that names what a group, or a preset, builds on
 Count = Annotated[int, Ge(1)]
 Size = Annotated[int, Ge(0)]
 Rate = Annotated[FiniteFloat, Ge(0)]
-Unit = Annotated[FiniteFloat, Ge(0), Lt(1)]
 Cadence = Literal["log", "checkpoint"]
 
 
@@ -84,31 +84,6 @@ class OperationGroup(Settings):
         """What is wrong although every value is right alone."""
         if self.recompute_strategy != "default" and not self.activation_recompute:
             yield Problem("has no effect without activation_recompute", path="recompute_strategy", hint="set activation_recompute: true")
-
-
-@dataclass
-class OptimGroup(Settings):
-    """Optimizer and schedule."""
-
-    optimizer: Literal["adam", "adamw"] = setting("adam", "adam and adamw: AdamW, its weight decay apart from the gradient.")
-    lr_scheduler: Literal["cosine", "linear", "constant"] = setting("cosine", "How the learning rate falls.")
-    max_lr: Annotated[FiniteFloat, Gt(0)] = setting(5e-4, "Learning rate at the end of the warm-up.")
-    min_lr: Rate = setting(0.0, "Learning rate at the end of the fall.")
-    warmup_steps: Size = setting(0, "Steps over which the learning rate rises.")
-    annealing_steps: Size = setting(0, "Steps over which it falls; 0: all that the warm-up leaves.")
-    weight_decay: Rate = setting(0.01, "Weight decay of matrices; norms and biases have none.")
-    no_decay_on_embedding: bool = setting(True, "Leave embeddings out of weight decay.")
-    adam_beta1: Unit = setting(0.9, "Decay of the first moment.")
-    adam_beta2: Unit = setting(0.95, "Decay of the second moment.")
-    adam_eps: Annotated[FiniteFloat, Gt(0)] = setting(1e-8, "Added to the root of the second moment.")
-    clip_grad: Rate = setting(1.0, "Clip the gradient to this L2 norm; 0: never.")
-    load_checkpoint_optim_state: bool = setting(True, "Take the optimizer's state from the checkpoint on resume.")
-    load_checkpoint_lr_scheduler: bool = setting(True, "Take the scheduler's state from the checkpoint on resume.")
-
-    def problems(self) -> Iterable[Problem]:
-        """What is wrong although every value is right alone."""
-        if self.min_lr > self.max_lr:
-            yield Problem(f"{self.min_lr} is more than max_lr {self.max_lr}", path="min_lr")
 
 
 @dataclass

@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from ironloom.errors import Problem
+from ironloom.errors import ConfigError, Problem
 from ironloom.settings.base import Settings, setting
 
 Strategy = Literal["no", "steps", "epoch"]
@@ -167,3 +167,25 @@ class TrainingArguments(Settings):
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Warm-up in optimizer steps, from whichever of the two settings is given."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * num_training_steps)
+
+
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+
+
+def arguments_of(kind: type[_Arguments], given: dict[str, Any] | TrainingArguments | None) -> _Arguments:
+    """The arguments of a trainer, from what it was given: a dict of some of them, none, or themselves.
+
+    Args:
+        kind: The class of arguments that the trainer takes.
+        given: What the user gave.
+
+    Raises:
+        ConfigError: For what is neither, or is wrong.
+    """
+    if given is None:
+        return kind()
+    if isinstance(given, dict):
+        return kind.from_mapping(given)
+    if not isinstance(given, kind):
+        raise ConfigError(f"args must be ironloom.{kind.__name__} or a dict, not {type(given).__module__}.{type(given).__name__}")
+    return given

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ironloom.device import random_key, seed_everything
+from ironloom.device import seed_everything
 from ironloom.errors import ConfigError, DataError
 from ironloom.models.plan import blocks_of
 from ironloom.objectives import Objective, logits_of
@@ -20,10 +20,11 @@ from ironloom.parallel.team import Team
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.accelerated import Accelerated
 from ironloom.trainer.diagnose import no_gradient
-from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
+from ironloom.trainer.engine import Batch, EvalStep
+from ironloom.trainer.team_engine import TeamEngine
 
 
-class AccelEngine(NativeEngine):
+class AccelEngine(TeamEngine):
     """Engine of one process or several, each with a copy of the model.
 
     Accelerate divides losses by its own count of accumulated batches, and DistributedDataParallel averages gradients.
@@ -39,8 +40,8 @@ class AccelEngine(NativeEngine):
 
     def __init__(self, model: nn.Module, objective: Objective, args: TrainingArguments, team: Team, accelerated: Accelerated):
         model.to(team.device)
-        super().__init__(model, objective, args, team.device)
-        self.team, self.accelerated = team, accelerated
+        super().__init__(model, objective, args, team)
+        self.accelerated = accelerated
         self._pattern: Batch | None = None
         self._wrapped: Any = None
         self._stepper: Any = None
@@ -72,35 +73,25 @@ class AccelEngine(NativeEngine):
             self._find_unused = handler is not None and handler.find_unused_parameters
             self._settle()
 
-    def weight(self, batches: Sequence[Batch | None]) -> int:
-        """Targets of the micro-batches of all processes."""
-        (total,) = self.team.sum([super().weight([batch for batch in batches if batch is not None])])
-        return int(total)
-
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches; the last one brings the processes together."""
-        divisor, loss_sum = max(total, 1), 0.0
-        stream = (self.team.place.data_rank,) if self.team.place.data_rank else ()
-        for index, batch in enumerate(batches):
-            if index:
-                substep()
-            with self._training(is_last=index == len(batches) - 1) as is_last:
-                if batch is not None:
-                    self._pattern = batch
-                    loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *stream))
-                elif is_last:
-                    self._take_part(divisor)
+        loss_sum = super().forward_backward(batches, total, key, substep)
         self._check_gradients()
         return self.team.sum([loss_sum])[0]
+
+    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+        with self._training(is_last):
+            if batch is not None:
+                self._pattern = batch
+                return self._micro_batch(batch, divisor, key)
+            if is_last:
+                self._take_part(divisor)
+        return 0.0
 
     def step(self) -> bool:
         """Update the weights."""
         self._stepper.step()
         return not self._stepper.step_was_skipped
-
-    def is_finite(self) -> bool:
-        """Whether every weight in every process is a finite number."""
-        return not self.team.any([not super().is_finite()])[0]
 
     def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
         """Loss and logits of this process's part of a batch, by the bare model."""
@@ -140,14 +131,14 @@ class AccelEngine(NativeEngine):
             raise _unfinished(error) or error from error
 
     @contextlib.contextmanager
-    def _training(self, is_last: bool) -> Iterator[bool]:
+    def _training(self, is_last: bool) -> Iterator[None]:
         """Within it the model is the wrapped one, which sums gradients after the last micro-batch of a step."""
         accelerator = self.accelerated.accelerator
         accelerator.sync_gradients = is_last
         bare, self._forward = self._forward, self._forward if self.team.is_alone else self._wrapped
         try:
             with contextlib.nullcontext() if is_last else accelerator.no_sync(self._wrapped):
-                yield is_last
+                yield
         finally:
             self._forward = bare
 
@@ -174,6 +165,12 @@ class AccelEngine(NativeEngine):
         finally:
             self._wrapped.module = bare
         self.model.zero_grad()
+
+    @property
+    def _stream(self) -> tuple[int, ...]:
+        """What tells this process's random numbers from those of processes with other samples."""
+        rank = self.team.place.data_rank
+        return (rank,) if rank else ()
 
     def _share_scaler(self) -> None:
         """One loss scaler: Accelerate's, or where it has none, on the CPU, ours given to it."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.settings.accel import AccelTrainingArguments
 from ironloom.settings.dream.device import DeviceParameters
-from ironloom.settings.training import TrainingArguments
+from ironloom.settings.training import TrainingArguments, arguments_of
 from ironloom.trainer.accelerated import Accelerated, check_handlers, check_place, take_given, take_launched
 from ironloom.trainer.dispatched import DispatchedLoader
 from ironloom.trainer.engine import NativeEngine
@@ -36,6 +37,8 @@ class AccelTrainer(Trainer):
         ConfigError: For what an Accelerator cannot be asked for here, each by name, and for contradictions of the arguments.
     """
 
+    _draws_parts = False
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -45,7 +48,7 @@ class AccelTrainer(Trainer):
         device_parameters: DeviceParameters | None = None,
         **kwargs: Any,
     ):
-        arguments = _arguments(args)
+        arguments = arguments_of(AccelTrainingArguments, args)
         if device_parameters is not None:
             raise ConfigError("AccelTrainer gives each process a copy of the model: device_parameters are Trainer's")
         if accelerator is None:
@@ -97,6 +100,7 @@ class AccelTrainer(Trainer):
 
             self._check_precision()
             assert self.accelerator is not None
+            give_weights(self.model, self.device)
             self.model.to(self.device)
             self._engine = AccelEngine(self.model, self._objective(loader), self.args, self.team, self._accelerated)
         return self._engine
@@ -108,13 +112,3 @@ class AccelTrainer(Trainer):
         ranks = range(place.data_size) if self.team.is_first else [place.data_rank]
         options = (dataset, self.args, self.model, self.data_collator, self.processing_class, self.device, training)
         return DispatchedLoader([build_loader(*options, rank, place.data_size) for rank in ranks], self.team.is_first, place.data_size)
-
-
-def _arguments(args: dict[str, Any] | TrainingArguments | None) -> AccelTrainingArguments:
-    if args is None:
-        return AccelTrainingArguments()
-    if isinstance(args, dict):
-        return AccelTrainingArguments.from_mapping(args)
-    if not isinstance(args, AccelTrainingArguments):
-        raise ConfigError(f"args must be ironloom.AccelTrainingArguments or a dict, not {type(args).__name__}")
-    return args

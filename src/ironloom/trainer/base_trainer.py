@@ -21,10 +21,12 @@ from ironloom.checkpoint.manifest import FileEntry, verify
 from ironloom.checkpoint.publish import publish_files
 from ironloom.device import seed_everything
 from ironloom.errors import CheckpointError, ConfigError, DataError, ResourceError
+from ironloom.models.build import builds_decoder
+from ironloom.models.deferred import give_weights
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.parallel.team import Team, make_team
 from ironloom.settings.dream.device import DeviceParameters
-from ironloom.settings.training import TrainingArguments
+from ironloom.settings.training import TrainingArguments, arguments_of
 from ironloom.trainer.publishing import publish_together
 from ironloom.trainer.saving import Saving
 from ironloom.trainer.snapshot import Snapshot, is_model_folder, write_model
@@ -55,6 +57,9 @@ class BaseTrainer(ExtensibleTrainer):
     #: How several processes share the work; without it each holds a copy of the model.
     device_parameters: DeviceParameters | None = None
 
+    #: Whether several processes may begin with a decoder without weights, of which each then draws its part.
+    _draws_parts = True
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -63,7 +68,7 @@ class BaseTrainer(ExtensibleTrainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        model_init: Callable[[], nn.Module] | None = None,
+        model_init: Callable[..., nn.Module] | None = None,
         callbacks: list[Any] | None = None,
         tokenizer: Any = None,
     ):
@@ -75,7 +80,7 @@ class BaseTrainer(ExtensibleTrainer):
             processing_class = processing_class if processing_class is not None else tokenizer
         if model is not None and not isinstance(model, nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module, found {type(model).__name__}")
-        self.args = _arguments(args)
+        self.args = arguments_of(TrainingArguments, args)
         self.data_collator = data_collator
         self.train_dataset = train_dataset
         self.eval_dataset = eval_dataset
@@ -190,6 +195,7 @@ class BaseTrainer(ExtensibleTrainer):
         """
 
         folder = Path(output_dir or self.args.output_dir)
+        give_weights(self.unwrapped_model(), self.device)
         if self.team.is_alone:
             publish_files(folder, lambda staging: write_model(self.unwrapped_model(), self.processing_class, staging))
         else:
@@ -232,7 +238,10 @@ class BaseTrainer(ExtensibleTrainer):
     def _new_model(self) -> nn.Module:
         assert self.model_init is not None, "only called when there is a model_init"
         seed_everything(self.args.seed)
-        model = self.model_init()
+        if self._draws_parts and self.environment.world_size > 1 and builds_decoder(self.model_init):
+            model = self.model_init(on_meta=True)
+        else:
+            model = self.model_init()
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model_init must return a torch.nn.Module, it returned {type(model).__name__}")
         return model
@@ -330,16 +339,6 @@ class BaseTrainer(ExtensibleTrainer):
     @abstractmethod
     def _write_checkpoint(self, folder: Path) -> dict[str, FileEntry]:
         """Put the files of a checkpoint into a staging folder; what is known of them."""
-
-
-def _arguments(args: dict[str, Any] | TrainingArguments | None) -> TrainingArguments:
-    if args is None:
-        return TrainingArguments()
-    if isinstance(args, dict):
-        return TrainingArguments.from_mapping(args)
-    if not isinstance(args, TrainingArguments):
-        raise ConfigError(f"args must be ironloom.TrainingArguments or a dict, not {type(args).__module__}.{type(args).__name__}")
-    return args
 
 
 def _plain(value: Any) -> Any:

@@ -120,22 +120,27 @@ class NativeEngine:
             weight += self._weight(batch)
         return weight
 
-    def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate gradients over the micro-batches; ``substep`` is called between them.
 
         Raises:
             ConfigError: If there are targets, but the loss has no gradient.
         """
-        divisor, loss_sum = max(total, 1), 0.0
+        divisor, loss_sum, last = max(total, 1), 0.0, len(batches) - 1
         for index, batch in enumerate(batches):
             if index:
                 substep()
-            loss_sum += self._micro_batch(batch, divisor, random_key(*key, index))
+            loss_sum += self._part(batch, divisor, random_key(*key, index, *self._stream), index == last)
         return loss_sum
 
     def counted(self, weight: int) -> int:
         """An objective knows the weight before."""
         return weight
+
+    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+        """What one micro-batch adds to gradients and loss sum; engines of several processes know more about it."""
+        assert batch is not None, "one process has all samples"
+        return self._micro_batch(batch, divisor, key)
 
     def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
         """Forward and backward of one micro-batch; its loss sum."""
@@ -158,15 +163,30 @@ class NativeEngine:
             return None
         if self.scaler is not None:
             self.scaler.unscale_(self._optimizer)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        return self.clip_now(self._parameters, max_norm)
+
+    def clip_now(self, parameters: Sequence[torch.Tensor], max_norm: float | None) -> float:
+        """Clip the gradients of some parameters by their norm together, which is returned."""
         try:
-            norm = nn.utils.get_total_norm(gradients)
+            norm = self._norm([parameter.grad for parameter in self._counted(parameters) if parameter.grad is not None])
         except NotImplementedError as error:
             raise sparse_gradients(self.model) or error from error
         value = norm.item()
         if max_norm and math.isfinite(value) and value > max_norm:
-            nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
+            self._scale(parameters, max_norm, norm)
         return value
+
+    def _norm(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """L2 norm of all tensors together, a scalar."""
+        return nn.utils.get_total_norm(tensors)
+
+    def _scale(self, parameters: Sequence[torch.Tensor], max_norm: float, norm: torch.Tensor) -> None:
+        """Multiply the gradients of parameters by ``max_norm / norm``."""
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+
+    def _counted(self, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Those of some parameters that this process counts in norms."""
+        return parameters
 
     def step(self) -> bool:
         """Update the weights."""
@@ -204,7 +224,7 @@ class NativeEngine:
 
     def parameter_norm(self) -> float:
         """L2 norm of all trained parameters."""
-        return float(nn.utils.get_total_norm(self._parameters))
+        return self._norm(self._counted(self._parameters)).item()
 
     def is_finite(self) -> bool:
         """Whether every weight is a finite number."""
@@ -240,6 +260,11 @@ class NativeEngine:
             raise token_error(self.model, batch) or index_error(batch, error) from error
         except RuntimeError as error:
             raise token_error(self.model, batch) or error from error
+
+    @property
+    def _stream(self) -> tuple[int, ...]:
+        """What tells this process's random numbers from those of others."""
+        return ()
 
     @property
     def _parameters(self) -> list[nn.Parameter]:

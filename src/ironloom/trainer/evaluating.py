@@ -9,6 +9,7 @@ import torch
 
 from ironloom.callbacks.textgen_callback import TextgenCallback
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights, start_of
 from ironloom.objectives import choose_objective
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.settings.dream.device import DeviceParameters
@@ -150,6 +151,7 @@ class EvaluatingTrainer(BaseTrainer):
         if self._engine is None or self._engine.model is not self.model:
             self._check_precision()
             if self.team.is_alone:
+                give_weights(self.model, self.device)
                 self.model.to(self.device)
             if self.team.place.degrees.pp > 1:
                 self._engine = self._pipeline_engine(loader)
@@ -179,7 +181,8 @@ class EvaluatingTrainer(BaseTrainer):
             raise ConfigError("TextgenCallback generates with the whole model, which no process of a pipeline has: leave it out")
 
     def _check_precision(self) -> None:
-        if any(parameter.is_meta for parameter in self.model.parameters()):
+        drawn = {id(tensor) for part in self.model.modules() if start_of(part) is not None for tensor in part.parameters()}
+        if any(parameter.is_meta and id(parameter) not in drawn for parameter in self.model.parameters()):
             raise ConfigError("the model is on the meta device and has no weights: materialize it (to_empty) and initialise it first")
         half = {parameter.dtype for parameter in self.model.parameters()} & {torch.float16, torch.bfloat16}
         if self.args.fp16 and half:

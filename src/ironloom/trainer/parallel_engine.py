@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ironloom.device import DTYPES, random_key
+from ironloom.device import DTYPES
 from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.apply import Spread, spread
-from ironloom.parallel.gradients import sum_gradients
-from ironloom.parallel.norms import local, scale, total_norm
+from ironloom.parallel.gradients import GradientSums
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.device_options import check_spread, check_together, compiler_of, equip, precision, spread_options
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
+from ironloom.trainer.team_engine import SpreadEngine
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -49,12 +49,14 @@ def make_engine(
         parted = spread(model, team.place, team.device, **spread_options(args, given, team.place.degrees))
         check_spread(given, dtype, parted.is_sharded)
         engine = ParallelEngine(model, objective, args, team, parted)
+        # Its hooks would be compiled with the rest.
+        engine.overlaps = not given.compiled_autograd
         engine.reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
     equip(engine, args, given, dtype)
     return engine
 
 
-class ParallelEngine(NativeEngine):
+class ParallelEngine(SpreadEngine):
     """Engine of one process among several.
 
     Args:
@@ -66,36 +68,39 @@ class ParallelEngine(NativeEngine):
     """
 
     def __init__(self, model: nn.Module, objective: Objective, args: TrainingArguments, team: Team, spread: Spread):
-        super().__init__(model, objective if spread.vocabulary is None else spread.vocabulary.objective(objective), args, team.device)
-        self.team = team
+        super().__init__(model, objective if spread.vocabulary is None else spread.vocabulary.objective(objective), args, team)
         self.is_sharded, self.context = spread.is_sharded, spread.context
         self.slices, self.vocabulary = spread.slices, spread.vocabulary
         self.reduce_dtype: torch.dtype | None = None
-        # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
-        self._group = team.place.group("dp_replicate", "dp_shard", "cp")
+        #: Whether gradients are sent while others are still computed.
+        self.overlaps = True
         self._pattern: Batch | None = None
-
-    def weight(self, batches: Sequence[Batch | None]) -> int:
-        """Targets of the micro-batches of all processes."""
-        (total,) = self.team.sum([super().weight([batch for batch in batches if batch is not None])])
-        return int(total)
 
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
-        divisor, loss_sum = max(total, 1), 0.0
-        for index, batch in enumerate(batches):
-            if index:
-                substep()
-            loss_sum += self._part(batch, divisor, random_key(*key, index, *self._stream))
+        loss_sum = super().forward_backward(batches, total, key, substep)
         if self.slices is not None:
             self.slices.sum_gradients(self._parameters, self.device)
         if self.is_sharded:
             return self._sum(loss_sum, self._group)
-        return sum_gradients(self._parameters, self._group, [loss_sum], self.device, self.reduce_dtype)[0]
+        return self._sums.finish(self._parameters, [loss_sum])[0]
 
-    def _part(self, batch: Batch | None, divisor: int, key: int) -> float:
+    @functools.cached_property
+    def _sums(self) -> GradientSums:
+        """Of gradients, where all processes have whole weights; nothing else may come between them, so they have a group of their own."""
+        import torch.distributed as dist
+
+        return GradientSums(dist.new_group(), self.device, self.reduce_dtype)
+
+    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
         if batch is not None:
             self._pattern = batch
+        is_armed = is_last and self.overlaps and not self.is_sharded
+        with self._sums.armed(self._parameters) if is_armed else contextlib.nullcontext():
+            return self._part_here(batch, divisor, key)
+
+    def _part_here(self, batch: Batch | None, divisor: int, key: int) -> float:
+        if batch is not None:
             return self._micro_batch(batch, divisor, key)
         if self.is_sharded:
             # Processes that gather weights from each other must all run the model, forward and backward.
@@ -104,27 +109,6 @@ class ParallelEngine(NativeEngine):
                 part, _ = self._run(self._seen(), divisor)
                 (part * 0.0).backward()  # type: ignore[no-untyped-call]
         return 0.0
-
-    def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
-        """Clip by the L2 norm of the whole gradient, wherever its parts are."""
-        if not max_norm and not want_norm:
-            return None
-        if self.scaler is not None:
-            self.scaler.unscale_(self._optimizer)
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        value = total_norm(gradients).item()
-        if max_norm and math.isfinite(value) and value > max_norm:
-            scale(gradients, max_norm, value)
-        return value
-
-    def parameter_norm(self) -> float:
-        """L2 norm of all trained parameters, wherever their parts are."""
-        return total_norm(self._parameters).item()
-
-    def is_finite(self) -> bool:
-        """Whether every weight in every process is a finite number."""
-        mine = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self._parameters)
-        return not self.team.any([not mine])[0]
 
     def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
         """Loss and logits of this process's part of a batch."""
@@ -191,11 +175,9 @@ class ParallelEngine(NativeEngine):
         Processes that share layers draw the same, so that what each of them has as a whole stays the same; unless each has
         a slice of it.
         """
-        place = self.team.place
-        number = place.data_rank * place.degrees.cp + place.cp_rank
-        if self.slices is not None and place.tp_rank:
-            return (number, place.tp_rank)
-        return (number,) if number else ()
+        if self.slices is not None and self.team.place.tp_rank:
+            return (self._number, self.team.place.tp_rank)
+        return (self._number,) if self._number else ()
 
     def _seen(self) -> Batch:
         """A batch that this process had before, in the place of one that it has nothing of."""

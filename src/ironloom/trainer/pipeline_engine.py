@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ironloom.device import DTYPES, random_key, seed_everything
+from ironloom.device import DTYPES, seed_everything
 from ironloom.objectives import Objective
 from ironloom.parallel.gradients import sum_gradients
-from ironloom.parallel.norms import local, scale, total_norm
 from ironloom.parallel.pipeline.apply import spread_stages
 from ironloom.parallel.pipeline.chunks import part_of_batch
 from ironloom.parallel.pipeline.loss import Outputs
+from ironloom.parallel.pipeline.outline import plan_anywhere
 from ironloom.parallel.pipeline.runner import Layout, PipelineRunner
 from ironloom.parallel.pipeline.shared import SharedParameters, holders
-from ironloom.parallel.pipeline.split import plan_stages
 from ironloom.parallel.pipeline.stage import StageModule
 from ironloom.parallel.team import Team
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments
 from ironloom.trainer.device_options import check_together, equip
-from ironloom.trainer.diagnose import no_gradient, sparse_gradients, token_error
-from ironloom.trainer.engine import Batch, EvalStep, NativeEngine, placed
+from ironloom.trainer.diagnose import no_gradient, token_error
+from ironloom.trainer.engine import Batch, EvalStep, placed
 from ironloom.trainer.pipeline_options import check_trained, checked_choice, checked_objective, stage_options, stage_precision
+from ironloom.trainer.team_engine import SpreadEngine
 
 
-class PipelineEngine(NativeEngine):
+class PipelineEngine(SpreadEngine):
     """Engine of one process of a pipeline, and of one of several equal pipelines where there is data parallelism.
 
     Args:
@@ -61,17 +60,13 @@ class PipelineEngine(NativeEngine):
         check_together(args, given, team)
         self._loss = checked_objective(objective, place.degrees)
         choice = checked_choice(args, pipe_schedule_factory, place.degrees.pp)
-        super().__init__(model, objective, args, team.device)
+        super().__init__(model, objective, args, team)
         equip(self, args, given, dtype)
-        self.team = team
         self._reduce_dtype = None if given.reduce_dtype == "float32" else DTYPES[given.reduce_dtype]
-        # Those whose losses and gradients are parts of a sum: they have other samples, or other pieces of the same.
-        self._group = place.group("dp_replicate", "dp_shard", "cp")
         self._pipeline = place.group("pp")
         layout = Layout(place.degrees.pp, args.stages_per_rank, choice.is_v)
-        device = next(model.parameters()).device
         with self._numerics():
-            plans = plan_stages(model, self._loss.inputs(placed(first_batch, device)), layout.num_stages, args.split_spec)
+            plans = plan_anywhere(model, self._loss.inputs(first_batch), layout.num_stages, self.device, args.split_spec)
         mine = [plans[index] for index in layout.stages_of(place.pp_rank)]
         made = spread_stages(model, mine, place, self.device, **options)
         self._sharded, self.context = made.sharded, made.context
@@ -83,20 +78,10 @@ class PipelineEngine(NativeEngine):
         stages = [StageModule(model, plan, recompute, self._numerics) for plan in mine]
         self.runner = PipelineRunner(stages, plans, layout, self._pipeline, self.device, choice, args.pipeline_chunks)
 
-    def weight(self, batches: Sequence[Batch | None]) -> int:
-        """Targets of the micro-batches of all processes."""
-        (total,) = self.team.sum([super().weight([batch for batch in batches if batch is not None])])
-        return int(total)
-
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
-        divisor, loss_sum = max(total, 1), 0.0
         with self._gathered():
-            for index, batch in enumerate(batches):
-                if index:
-                    substep()
-                if batch is not None:
-                    loss_sum += self._micro_batch(batch, divisor, random_key(*key, index, *self._stream))
+            loss_sum = super().forward_backward(batches, total, key, substep)
             if self._sharded is None:
                 sums = sum_gradients(self._parameters, self._group, [loss_sum], self.device, self._reduce_dtype)
             else:
@@ -140,28 +125,6 @@ class PipelineEngine(NativeEngine):
         with _tokens_named(self.model, batch), self._together():
             self.runner.train(inputs, loss)
         return torch.stack(sums).sum().item()
-
-    def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
-        """Clip by the L2 norm of the gradients of all stages."""
-        if not max_norm and not want_norm:
-            return None
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        try:
-            value = self._norm([parameter.grad for parameter in self._counted if parameter.grad is not None])
-        except NotImplementedError as error:
-            raise sparse_gradients(self.model) or error from error
-        if max_norm and math.isfinite(value) and value > max_norm:
-            scale(gradients, max_norm, value)
-        return value
-
-    def parameter_norm(self) -> float:
-        """L2 norm of the trained parameters of all stages."""
-        return self._norm(self._counted)
-
-    def is_finite(self) -> bool:
-        """Whether every weight in every process is a finite number."""
-        mine = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self._parameters)
-        return not self.team.any([not mine])[0]
 
     @torch.no_grad()
     def evaluate(self, batch: Batch | None, keep_logits: bool) -> EvalStep:
@@ -210,25 +173,23 @@ class PipelineEngine(NativeEngine):
         dist.broadcast(sent, group=self._pipeline, group_src=self.runner.last_rank)
         return sent if self.context is None else self.context.join(sent)
 
-    def _norm(self, tensors: Sequence[torch.Tensor]) -> float:
+    def _norm(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """L2 norm of tensors of all stages together."""
         import torch.distributed as dist
 
-        square = total_norm(tensors).to(self.device, torch.float64) ** 2
+        square = super()._norm(tensors).to(self.device, torch.float64) ** 2
         dist.all_reduce(square, group=self._pipeline)
-        return math.sqrt(square.item())
+        return square.sqrt()
 
-    @property
-    def _counted(self) -> list[nn.Parameter]:
-        """The trained parameters, without those that another process of the pipeline counts."""
-        return [parameter for parameter in self._parameters if id(parameter) not in self._uncounted]
+    def _counted(self, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Some parameters without those that another process of the pipeline counts."""
+        return [parameter for parameter in parameters if id(parameter) not in self._uncounted]
 
     @property
     def _stream(self) -> tuple[int, ...]:
         """What tells this process's random numbers from those of processes with other samples, pieces of them or layers."""
-        place = self.team.place
-        number = place.data_rank * place.degrees.cp + place.cp_rank
-        return (number, place.pp_rank) if number or place.pp_rank else ()
+        pp_rank = self.team.place.pp_rank
+        return (self._number, pp_rank) if self._number or pp_rank else ()
 
 
 class _tokens_named:  # noqa: N801 - used as a function

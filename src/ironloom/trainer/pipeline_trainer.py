@@ -14,6 +14,7 @@ from ironloom.parallel.mesh import degrees_of
 from ironloom.parallel.pipeline.loss import objective_of
 from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_problems
+from ironloom.settings.training import arguments_of
 from ironloom.trainer.trainer import Trainer
 
 
@@ -43,7 +44,7 @@ class PipelineTrainer(Trainer):
         device_parameters: DeviceParameters | None = None,
         **kwargs: Any,
     ):
-        arguments = _arguments(args)
+        arguments = arguments_of(PipelineTrainingArguments, args)
         if loss_fn is not None and kwargs.get("compute_loss_func") is not None:
             raise ConfigError("give one of loss_fn and compute_loss_func")
         self.loss_fn = loss_fn
@@ -61,16 +62,6 @@ class PipelineTrainer(Trainer):
         if self.loss_fn is None:
             return super()._objective(loader)
         return objective_of(self.loss_fn, (self.args.label_names or ["labels"])[0])
-
-
-def _arguments(args: dict[str, Any] | PipelineTrainingArguments | None) -> PipelineTrainingArguments:
-    if args is None:
-        return PipelineTrainingArguments()
-    if isinstance(args, dict):
-        return PipelineTrainingArguments.from_mapping(args)
-    if not isinstance(args, PipelineTrainingArguments):
-        raise ConfigError(f"args must be ironloom.PipelineTrainingArguments or a dict, not {type(args).__name__}")
-    return args
 
 
 def _device_parameters(given: DeviceParameters | None, args: PipelineTrainingArguments, world: int) -> DeviceParameters:

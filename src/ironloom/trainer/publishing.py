@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ironloom.checkpoint.publish import publish_files
-from ironloom.trainer.snapshot import weights_of, write_companions
+from ironloom.trainer.snapshot import stem_of, weights_of, write_companions
 from ironloom.weights.parts import Part, weight_parts
 from ironloom.weights.peers import Failure, Peers, raise_first
 
@@ -20,7 +20,7 @@ def publish_together(model: nn.Module, processing_class: Any, folder: Path, peer
     Raises:
         ResourceError: In every process, if the disk is full or the folder cannot be written.
     """
-    parts = weight_parts(weights_of(model), peers, writers=[0])
+    parts = weight_parts(weights_of(model), peers, writers=[0], stem=stem_of(model))
     fault: Exception | None = None
     if peers.rank == 0:
         try:

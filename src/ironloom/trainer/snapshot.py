@@ -30,6 +30,7 @@ from ironloom.checkpoint.shared_folder import written
 from ironloom.checkpoint.shared_tree import differing_parts, load_differing, tree_parts
 from ironloom.checkpoint.tree import load_tree, opened_tree, pack
 from ironloom.errors import CheckpointError, ConfigError
+from ironloom.models.adapters import STEM, AdapterWeights, adapter_weights, has_adapters, save_config
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.engine import NativeEngine
 from ironloom.trainer.optimizer_state import by_name, fits, follow, load_by_name, load_schedule, merged_groups
@@ -78,7 +79,7 @@ class Snapshot:
             TypeError: In every process, if the state of one cannot be stored.
         """
         writers = None if self.args.all_write else (0,)
-        yield from weight_parts(weights_of(self.model), peers, writers=writers, hold=hold)
+        yield from weight_parts(weights_of(self.model), peers, writers=writers, hold=hold, stem=stem_of(self.model))
         optimizer = self.engine.optimizer
         if self.args.save_optimizer_state and optimizer is not None:
             tree = merged_groups({**by_name(optimizer, self.model), "configured": self.engine.configured}, peers)
@@ -109,7 +110,7 @@ class Snapshot:
         Raises:
             CheckpointError: If the weights or the optimizer's parameters are not this model's.
         """
-        load_weights(folder, self.model, peers)
+        read_weights(folder, self.model, peers)
         if not (folder / "trainer_state.json").exists():
             raise CheckpointError(f"{folder} holds weights but no trainer_state.json: it is a model, not a checkpoint to go on from")
         rest = load_tree(folder, "trainer_state")
@@ -189,19 +190,42 @@ def check_storable(model: nn.Module, callbacks: CallbackHandler) -> None:
 def write_model(model: nn.Module, processing_class: Any, folder: Path) -> None:
     """Weights, the model's configuration if it has one, and the tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in weight_parts(weights_of(model), ALONE):
+    for part in weight_parts(weights_of(model), ALONE, stem=stem_of(model)):
         part.write(folder)
         part.check(folder)
     write_companions(model, processing_class, folder)
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights by their raw names; the very tensors, so that tied ones are known even where a process has a part of each."""
+    """What is kept of a model, by raw names: its weights, or those of its adapters.
+
+    The very tensors, so that tied ones are known even where a process has a part of each.
+    """
+    if has_adapters(model):
+        return adapter_weights(model)
     return {raw_name(name): value for name, value in model.state_dict(keep_vars=True).items()}
 
 
+def stem_of(model: nn.Module) -> str:
+    """What the names of the files of :func:`weights_of` begin with."""
+    return STEM if has_adapters(model) else "model"
+
+
+def read_weights(folder: Path, model: nn.Module, peers: Peers) -> None:
+    """Take up what was kept of a model; every process of ``peers`` calls this.
+
+    Raises:
+        CheckpointError: If it is not this model's.
+    """
+    kept = AdapterWeights(model) if has_adapters(model) else model
+    load_weights(folder, kept, peers, stem=stem_of(model))
+
+
 def write_companions(model: nn.Module, processing_class: Any, folder: Path) -> None:
-    """The model's configuration if it has one, and the tokenizer."""
+    """The model's configuration if it has one, and the tokenizer; of adapters their own configuration."""
+    if has_adapters(model):
+        save_config(model, folder)
+        model = nn.Module()
     for part in (getattr(model, "config", None), processing_class):
         save = getattr(part, "save_pretrained", None)
         if save is not None:

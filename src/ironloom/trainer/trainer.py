@@ -24,9 +24,8 @@ from ironloom.trainer.optimization import check_optimizer, check_scheduler, new_
 from ironloom.trainer.plan import StepPlan, plan_steps
 from ironloom.trainer.progress import Progress
 from ironloom.trainer.signals import StopSignals
-from ironloom.trainer.snapshot import Snapshot, check_storable
+from ironloom.trainer.snapshot import Snapshot, check_storable, read_weights
 from ironloom.trainer.types import EvalPrediction, TrainOutput
-from ironloom.weights import load_weights
 
 
 class Trainer(EvaluatingTrainer):
@@ -263,7 +262,7 @@ class Trainer(EvaluatingTrainer):
         if best is None or not self.team.on_first(lambda: self._validate_checkpoint(best)):
             self.warn(f"the best checkpoint ({best}) is not there or damaged: the model keeps the weights of the last step")
             return
-        load_weights(Path(best), self.unwrapped_model(), self.team.peers)
+        read_weights(Path(best), self.unwrapped_model(), self.team.peers)
 
     def evaluate_in_training(self, stop: Callable[[], bool]) -> bool:
         """Evaluate at a boundary of the loop, rank the result, and advance schedules that wait for one.

@@ -61,13 +61,19 @@ def remove_other_weights(folder: Path, names: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def load_weights(folder: Path, module: torch.nn.Module, peers: Peers = ALONE) -> None:
+def load_weights(folder: Path, module: torch.nn.Module, peers: Peers = ALONE, *, stem: str = "model") -> None:
     """Copy the weights in ``folder`` into ``module``, in place and strictly.
 
     Of several processes each reads what it holds, and together they must hold everything.
 
     A name that the files lack is fine if the module shares its memory with one they have, or if they
     say which one it was an alias of. Floating-point weights are converted to the module's dtype.
+
+    Args:
+        folder: With the files.
+        module: What they are copied into.
+        peers: Those that load together.
+        stem: What the names of the files begin with.
 
     Raises:
         CheckpointError: Naming every tensor that is missing, unexpected, or of another shape or kind;
@@ -76,12 +82,12 @@ def load_weights(folder: Path, module: torch.nn.Module, peers: Peers = ALONE) ->
     """
     names = peers.together(lambda: list(_targets(module)))
     held = {name for _, part in peers.distinct(names, json.dumps(names)) for name in part}
-    peers.together(lambda: _load(folder, module, held))
+    peers.together(lambda: _load(folder, module, held, stem))
 
 
-def _load(folder: Path, module: torch.nn.Module, held: Collection[str]) -> None:
+def _load(folder: Path, module: torch.nn.Module, held: Collection[str], stem: str) -> None:
     targets = _targets(module)
-    stored, aliases = _read_headers(folder)
+    stored, aliases = _read_headers(folder, stem)
     sources = {name: name if name in stored else aliases[name] for name in targets if name in stored or name in aliases}
     misfits = _misfits(targets, stored, aliases, sources, held)
     if misfits:
@@ -117,12 +123,13 @@ def _targets(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return targets
 
 
-def _read_headers(folder: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
+def _read_headers(folder: Path, stem: str) -> tuple[dict[str, _Stored], dict[str, str]]:
     """What is stored in ``folder`` by name, and the aliases that the files record."""
-    weight_map = _read_weight_map(folder)
+    single, index = (name.replace("model", stem, 1) for name in (SINGLE, INDEX))
+    weight_map = _read_weight_map(folder, single, index)
     stored: dict[str, _Stored] = {}
     aliases: dict[str, str] = {}
-    for path in [folder / name for name in sorted(set(weight_map.values()))] if weight_map else [folder / SINGLE]:
+    for path in [folder / name for name in sorted(set(weight_map.values()))] if weight_map else [folder / single]:
         with opened(path) as file:
             aliases |= file.metadata() or {}
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -132,23 +139,23 @@ def _read_headers(folder: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
     return stored, {alias: kept for alias, kept in aliases.items() if kept in stored and alias not in stored}
 
 
-def _read_weight_map(folder: Path) -> dict[str, str] | None:
+def _read_weight_map(folder: Path, single: str, index: str) -> dict[str, str] | None:
     """The index: file name by tensor name; None where one file holds all.
 
     Raises:
         CheckpointError: If there are no weights, only pickled ones, or the index leads elsewhere.
     """
-    if (folder / SINGLE).exists():
+    if (folder / single).exists():
         return None
-    path = folder / INDEX
+    path = folder / index
     if not path.exists():
         pickled = sorted(found.name for pattern in _PICKLED for found in folder.glob(pattern))
         if pickled:
             raise CheckpointError(
-                f"{folder} has no {SINGLE}, only {', '.join(pickled)}: loading such files runs code that they carry, "
+                f"{folder} has no {single}, only {', '.join(pickled)}: loading such files runs code that they carry, "
                 "so they are refused. If you trust them, convert them to safetensors first."
             )
-        raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
+        raise CheckpointError(f"{folder} has no weights: neither {single} nor {index}")
     return read_index(path)
 
 

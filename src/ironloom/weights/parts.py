@@ -120,6 +120,7 @@ def weight_parts(
     writers: Sequence[int] | None = None,
     hold: bool = False,
     max_shard_bytes: float = MAX_SHARD_BYTES,
+    stem: str = "model",
 ) -> Iterator[Part]:
     """The files of a model's weights, in the Hugging Face layout, that this process writes.
 
@@ -131,6 +132,7 @@ def weight_parts(
         writers: Peers that write; None: all, each a like share.
         hold: Copy what the next step would change: the parts are written later.
         max_shard_bytes: Begin another file beyond this size.
+        stem: What the names of the files begin with.
 
     Raises:
         TypeError: For an entry that is no plain tensor.
@@ -138,11 +140,11 @@ def weight_parts(
     """
     stored, aliases = peers.together(lambda: without_aliases(state_dict))
     empty = True
-    for part in tensor_parts(stored, aliases, "model", peers, writers=writers, hold=hold, max_bytes=max_shard_bytes):
+    for part in tensor_parts(stored, aliases, stem, peers, writers=writers, hold=hold, max_bytes=max_shard_bytes):
         empty = False
         yield part
     if empty and peers.size == 1:
-        yield TensorPart("model.safetensors", {}, {})
+        yield TensorPart(f"{stem}.safetensors", {}, {})
 
 
 def tensor_parts(

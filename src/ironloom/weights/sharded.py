@@ -66,6 +66,11 @@ def with_layout_of(target: Any, values: torch.Tensor) -> torch.Tensor:
     return DTensor.from_local(values.to(target.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
+def copy_part(target: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy the full ``values`` into ``target``; into a DTensor the part that this process holds, which is not empty."""
+    local_part(target).copy_(values[place(target)] if is_sharded(target) else values)
+
+
 def from_part(target: Any, part: torch.Tensor) -> torch.Tensor:
     """A DTensor laid out like ``target``, of which this process holds ``part``."""
     from torch.distributed.tensor import DTensor

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ironloom.config.groups import batch
+from ironloom.config.groups import batch, loaded
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
@@ -63,11 +63,13 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _products(facts, environment)
     yield from _precision(facts)
     yield from _schedule(facts)
+    yield from _parts(facts)
     yield from _datasets(facts)
     yield from _heads(facts)
     yield from _lengths(facts)
     yield from _vocabulary(facts)
     yield from _tokenizer(facts)
+    yield from loaded.problems(facts)
 
 
 def batch_sizes(facts: Facts, environment: Mapping[str, str]) -> batch.Batch | Problem | None:
@@ -130,6 +132,18 @@ def _schedule(facts: Facts) -> Iterator[Problem]:
     if values and values[0] > values[1]:
         message = f"the warm-up of {values[0]} steps is longer than the run of operation.train_steps {values[1]}"
         yield Problem(message, "optim.warmup_steps", hint=f"at most {values[1]}")
+    values = facts("optim.lr_scheduler", "optim.warmup_steps", "optim.annealing_steps", "operation.train_steps")
+    if values and values[0] == "warmup_stable_decay" and values[1] <= values[3] < values[1] + values[2]:
+        message = f"the fall of {values[2]} steps at the end is longer than what the warm-up leaves of operation.train_steps {values[3]}"
+        yield Problem(message, "optim.annealing_steps", hint=f"at most {values[3] - values[1]}")
+
+
+def _parts(facts: Facts) -> Iterator[Problem]:
+    """An optimizer that needs whole weights where each process has a part of them."""
+    values = facts("optim.optimizer", "parallel.use_fsdp", "parallel.fsdp_sharding_strategy", "trainer.tensor_model_parallel_size")
+    if values and values[0] == "adamw_8bit" and ((values[1] and values[2] != "no_shard") or values[3] > 1):
+        message = "'adamw_8bit' scales blocks of whole weights, of which each process has a part here"
+        yield Problem(message, "optim.optimizer", hint="choose adamw, or leave out parallel.use_fsdp and tensor_model_parallel_size")
 
 
 def _datasets(facts: Facts) -> Iterator[Problem]:
@@ -144,10 +158,10 @@ def _datasets(facts: Facts) -> Iterator[Problem]:
 def _heads(facts: Facts) -> Iterator[Problem]:
     """Each process of a tensor-parallel group holds the same number of heads, of their groups, and of hidden units."""
     keys = ("model.num_attention_heads", "model.num_attention_groups", "model.d_ffn")
-    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size")
-    if values is None or found is None:
+    values, found = facts(*keys), facts("trainer.tensor_model_parallel_size", "model.name_or_path")
+    if values is None or found is None or found[1] is not None:
         return
-    (devices,) = found
+    devices = found[0]
     counts = [value for value in values if value is not None]
     for key, value in zip(keys, values, strict=True):
         if value is not None and value % devices:

@@ -8,10 +8,10 @@ from ironloom.config.graph import Graph, Node
 from ironloom.config.groups.devices import devices_of, precision_of
 from ironloom.config.groups.gathered import DEFAULT, Gathered
 from ironloom.config.groups.keys import Keys
+from ironloom.config.groups.optimization import optimizer_of, schedule_of
 from ironloom.config.groups.rules import Groups
 from ironloom.config.sourced import Sourced, settle
-from ironloom.settings.base import field_names
-from ironloom.settings.model import ModelConfig
+from ironloom.settings.model import shape_names
 
 ATTRIBUTE = "ironloom.config.targets:attribute"
 
@@ -23,9 +23,9 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
     tokenizer = _node(ATTRIBUTE, data, "tokenizer", name="tokenizer")
     precision = precision_of(groups, key)
     arguments = _arguments(groups, key, precision)
-    model = _model(key, tokenizer, precision)
-    optimizer = _optimizer(groups, key)
-    schedule = _schedule(key)
+    model = _model(groups, key, tokenizer, precision)
+    optimizer = optimizer_of(groups, key)
+    schedule = schedule_of(groups, key)
     devices = devices_of(groups, key)
     spread: dict[str, Any] = {} if devices is None else {"device_parameters": devices}
     main = _node(
@@ -80,7 +80,7 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
         test_samples=key("operation.test_samples"),
         seq_length=key("data_file.seq_length") if groups.data_file.seq_length else key("model.max_seq_len"),
         tokenizer_type=key("model.tokenizer_type"),
-        vocab_name_or_path=key("model.vocab_name_or_path"),
+        vocab_name_or_path=_vocabulary(groups, found, key),
         vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
         cache_dir=key("data_file.preprocessed_dir"),
         num_workers=key("data_file.num_workers"),
@@ -103,8 +103,17 @@ def _collator(groups: Groups, key: Keys, data: Node, tokenizer: Node) -> Node:
     )
 
 
-def _model(key: Keys, tokenizer: Node, precision: Sourced) -> Node:
-    shape: dict[str, Any] = {name: key(f"model.{name}") for name in field_names(ModelConfig)}
+def _vocabulary(groups: Groups, found: Gathered, key: Keys) -> Sourced:
+    """Where the tokenizer is loaded from: with a loaded model it is that model's, if no key says another."""
+    if groups.model.name_or_path is None or found.given("model", "vocab_name_or_path"):
+        return key("model.vocab_name_or_path")
+    return key.derived(groups.model.name_or_path, "model.name_or_path")
+
+
+def _model(groups: Groups, key: Keys, tokenizer: Node, precision: Sourced) -> Node:
+    if groups.model.name_or_path is not None:
+        return _loaded_model(groups, key, tokenizer)
+    shape: dict[str, Any] = {name: key(f"model.{name}") for name in shape_names()}
     shape["precision"] = precision
     return _node(
         "ironloom.models:build_decoder",
@@ -119,28 +128,15 @@ def _model(key: Keys, tokenizer: Node, precision: Sourced) -> Node:
     )
 
 
-def _optimizer(groups: Groups, key: Keys) -> Node:
-    targets = {"adam": "ironloom.optim:adamw", "adamw": "ironloom.optim:adamw"}
+def _loaded_model(groups: Groups, key: Keys, tokenizer: Node) -> Node:
     return _node(
-        targets[groups.optim.optimizer],
+        "ironloom.models:load_pretrained",
         mode="partial",
-        lr=key("optim.max_lr"),
-        betas=[key("optim.adam_beta1"), key("optim.adam_beta2")],
-        eps=key("optim.adam_eps"),
-        weight_decay=key("optim.weight_decay"),
-        no_decay_on_embedding=key("optim.no_decay_on_embedding"),
-    )
-
-
-def _schedule(key: Keys) -> Node:
-    return _node(
-        "ironloom.optim:warmup_anneal",
-        mode="partial",
-        kind=key("optim.lr_scheduler"),
-        warmup_steps=key("optim.warmup_steps"),
-        annealing_steps=key("optim.annealing_steps"),
-        min_lr=key("optim.min_lr"),
-        total_steps=key("operation.train_steps"),
+        name_or_path=key("model.name_or_path"),
+        from_scratch=key("model.from_scratch"),
+        vocab_size=_node(ATTRIBUTE, tokenizer, "vocab_size"),
+        max_seq_len=key("model.max_seq_len"),
+        lora=key("model.lora") if groups.model.lora.r else key.derived(None, "model.lora"),
     )
 
 

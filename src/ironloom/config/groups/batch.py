@@ -39,7 +39,8 @@ def resolve(micro: int | None, accumulation: int | None, total: int | None, rank
         accumulation, rest = divmod(total, micro * ranks)
         if rest or not accumulation:
             product = f"micro_batch_size {micro} x data-parallel size {ranks}"
-            return Problem(f"{total} is not a multiple of {product}", "train_batch_size", hint=_multiple(total, micro * ranks))
+            hint = _multiple(total, micro * ranks) + _smaller(micro, total, ranks)
+            return Problem(f"{total} is not a multiple of {product}", "train_batch_size", hint=hint)
         return Batch(micro, accumulation, total)
     if micro * accumulation * ranks != total:
         product = f"micro_batch_size {micro} x gradient_accumulation_steps {accumulation} x data-parallel size {ranks}"
@@ -51,6 +52,12 @@ def resolve(micro: int | None, accumulation: int | None, total: int | None, rank
 def _multiple(total: int, unit: int) -> str:
     lower, upper = total // unit * unit, (total // unit + 1) * unit
     return f"the nearest that are: {lower} and {upper}" if lower else f"the least that is: {upper}"
+
+
+def _smaller(micro: int, total: int, ranks: int) -> str:
+    """The micro batch that fits without another batch of the optimizer step, if there is one."""
+    fitting = [size for size in range(1, micro) if total % (size * ranks) == 0]
+    return f"; or micro_batch_size {fitting[-1]}" if fitting else ""
 
 
 def _agreement(micro: int, accumulation: int, total: int) -> str:

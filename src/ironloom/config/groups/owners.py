@@ -11,12 +11,14 @@ from ironloom.config.validate import is_unknown_key
 from ironloom.errors import Origin, Problem
 from ironloom.settings.base import field_names, nearest
 from ironloom.settings.groups import GROUPS, PRESET, DataFile, DatasetEntry
+from ironloom.settings.lora import Lora
 from ironloom.settings.model import PositionalEmbedding
 
 # What has keys, by the words that name it in a message; groups are named by themselves.
 _PLACES: Mapping[str, type] = {
     **GROUPS,
     "model.positional_embedding": PositionalEmbedding,
+    "model.lora": Lora,
     "the file of data.config_path": DataFile,
     "an entry of data.train_datasets": DatasetEntry,
 }

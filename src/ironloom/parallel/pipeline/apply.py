@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights, is_waiting
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.gradients import broadcast_weights
 from ironloom.parallel.mesh import Place
@@ -49,7 +51,8 @@ def spread_stages(
     """Leave of a model what the stages of this process need, and spread that over the other axes of the mesh, in place.
 
     Args:
-        model: Whole, in every process. All start from the weights of the first.
+        model: Whole, in every process. All start from the weights of the first; where there are none yet
+            (:mod:`ironloom.models.deferred`) each process draws those of its stages.
         plans: The stages of this process.
         place: Of this process.
         device: Of this process.
@@ -68,9 +71,13 @@ def spread_stages(
         raise ConfigError("the model was spread over these processes by another trainer: give this one a model of its own")
     split = split_plan_of(model) if degrees.tp > 1 else None
     sizes = {path: _size(block) for path, block in blocks_of(model).items()}
-    broadcast_weights(model, device)
+    waits = is_waiting(model)
+    if not waits:
+        give_weights(model, device)
+        broadcast_weights(model, device)
     keep_stages(model, plans)
-    model.to(device)
+    if not waits:
+        model.to(device)
     blocks = {path: block for path, block in blocks_of(model).items() if _size(block)}
     if split is not None:
         from ironloom.parallel.tensor import split_layers
@@ -93,13 +100,15 @@ def spread_stages(
             raise ConfigError(f"{type(model).__name__} has no list of like blocks that could be compiled one by one: leave compiling out")
         for block in blocks.values():
             block.compile(**compiler)
+    fill = functools.partial(give_weights, model, device, torch.device("cpu") if offload else None)
     if not is_sharded:
+        fill()
         return SpreadStages(None, context)
     from ironloom.parallel.pipeline.sharded import ShardedWeights
     from ironloom.parallel.shard import Sharding
 
     # With split layers this is done for one shard too: then every weight is a DTensor, for one optimizer kernel.
-    return SpreadStages(ShardedWeights(model, place.shards(), Sharding(None, reduce_dtype, offload)), context)
+    return SpreadStages(ShardedWeights(model, place.shards(), Sharding(None, reduce_dtype, offload), fill), context)
 
 
 def _size(module: nn.Module) -> int:

@@ -9,7 +9,7 @@ process that has no samples in a step need not compute.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,10 +31,12 @@ class ShardedWeights:
         mesh: One axis (shards), or two (copies, shards).
         sharding: How they are kept and sent. They are gathered in their own type: gradients of several chunks are added up
             before they are reduced.
+        fill: Gives memory and values to weights that have none yet, once they are in parts.
     """
 
-    def __init__(self, model: nn.Module, mesh: DeviceMesh, sharding: Sharding):
+    def __init__(self, model: nn.Module, mesh: DeviceMesh, sharding: Sharding, fill: Callable[[], None]):
         shard(model, mesh, sharding)
+        fill()
         self._model = model
         self._units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for unit in self._units:

@@ -36,6 +36,15 @@ def plan_stages(
     Raises:
         ConfigError: If the model cannot be cut so, naming where it can be.
     """
+    plans = find_stages(model, inputs, num_stages, split_spec)
+    check_stages(model, inputs, plans)
+    return plans
+
+
+def find_stages(
+    model: nn.Module, inputs: Mapping[str, Any], num_stages: int, split_spec: Mapping[str, str] | None = None
+) -> list[StagePlan]:
+    """The stages of :func:`plan_stages`, without a look at what they compute: tensors need no content."""
     with watched(model):
         batches = [sample(inputs, *probe) for probe in PROBES]
         traces = [trace(model, batch) for batch in batches]
@@ -52,9 +61,7 @@ def plan_stages(
         if len(split_spec) + 1 != num_stages:
             raise ConfigError(f"split_spec: {len(split_spec)} cuts make {len(split_spec) + 1} stages, not {num_stages}")
         cuts = _ordered([_cut(path, side, traces) for path, side in split_spec.items()], traces[0])
-        plans = _plans(model, batches[0], traces[0], cuts, chain)
-        _compare(model, batches[0], plans, logits)
-    return plans
+        return _plans(model, batches[0], traces[0], cuts, chain)
 
 
 def _automatic(model: nn.Module, batch: Mapping[str, Any], traces: list[Trace], chain: list[str], num_stages: int) -> dict[str, str]:
@@ -199,11 +206,22 @@ def _before(model: nn.Module, record: Trace, event: int, used: set[str]) -> dict
     return skipped
 
 
-def _compare(model: nn.Module, batch: Mapping[str, Any], plans: list[StagePlan], logits: torch.Tensor) -> None:
-    """Refuse cuts past which more than one tensor goes: the stages would not be the model."""
+def check_stages(model: nn.Module, inputs: Mapping[str, Any], plans: list[StagePlan]) -> None:
+    """Refuse cuts past which more than one tensor goes: the stages would not be the model.
+
+    Args:
+        model: The whole model, or a narrower one of the same modules.
+        inputs: A batch: arguments of its forward.
+        plans: All stages.
+
+    Raises:
+        ConfigError: If the stages one after the other do not compute what the model computes.
+    """
     hidden: tuple[torch.Tensor, ...] = ()
-    logits = logits.detach()
-    with torch.no_grad():
+    with watched(model), torch.no_grad():
+        batch = sample(inputs, *PROBES[0])
+        logits = logits_of(model(**batch))
+        assert logits is not None, "a model without logits was refused when it was cut"
         for plan in plans:
             hidden = (StageModule(model, plan)(*hidden, **batch),)
     if not torch.allclose(hidden[0], logits, rtol=_SAME, atol=_SAME * float(logits.abs().max())):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from ironloom.callbacks import SanityCheck
 from ironloom.config import build
 from ironloom.config.code.live import Settled
 from ironloom.config.graph import Node
 from ironloom.errors import ConfigError, Problem
+from ironloom.models.build import builds_decoder
 from ironloom.settings.dream import BaseTrainerConfig
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.plan import StepPlan
@@ -60,7 +63,7 @@ class Defaults:
             raise ConfigError(f"{', '.join(twice)}: given in args as steps and in epochs as epochs of the data; leave one out")
         # Its look at validation knows no step but that of a language model; the trainer has its own.
         self.callbacks: list[Any] = [each for each in made["callbacks"] if type(each) is not SanityCheck]
-        self.new_model = made["model"]
+        self._new_model = made["model"]
         self.new_optimizer = made["optimizer"]
         self._new_scheduler = made["lr_scheduler"]
         self._new_parts = made["parts"]
@@ -71,6 +74,15 @@ class Defaults:
         if self._parts is None:
             self._parts = DataParts(*self._new_parts())
         return self._parts
+
+    def new_model(self, draws_parts: bool = False) -> nn.Module:
+        """The model of the configuration.
+
+        Args:
+            draws_parts: Leave the built-in decoder without weights: each process will draw its part.
+        """
+        model: nn.Module = self._new_model(on_meta=True) if draws_parts and builds_decoder(self._new_model) else self._new_model()
+        return model
 
     def new_scheduler(self, optimizer: Any, plan: StepPlan) -> Any:
         """The schedule of an optimizer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ironloom.optim import NamedParameters
 from ironloom.trainer.dream.spreading import APPLY, ApplyHooks
 
 if TYPE_CHECKING:
+    from ironloom.parallel.team import Team
     from ironloom.trainer.dream.defaults import Defaults
 
 #: Hooks of a step: with one of them overridden the run's steps are the user's own.
@@ -42,12 +44,15 @@ class DreamHooks(ApplyHooks):
     state: Any
     _defaults: Defaults
     _overridden: set[str]
+    team: Team
 
     # What there is
 
     def configure_models(self) -> None:
         """Assign models to attributes. Default: the model of the configuration, as ``self.model``."""
-        self.model = self._defaults.new_model()
+        # Whoever writes this hook may look at the weights, and change them.
+        draws_parts = not self.team.is_alone and "configure_models" not in self._overridden
+        self.model = self._defaults.new_model(draws_parts)
 
     def post_configure_models(self) -> None:
         """Change models that are there, before they have been initialised. Default: nothing."""
@@ -129,9 +134,9 @@ class DreamHooks(ApplyHooks):
 
     # Helpers of the defaults
 
+    @abstractmethod
     def named_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers by the names of their attributes, or by those they were returned with."""
-        raise NotImplementedError
 
     plan: Any
     _objective_of_model: Objective | None = None

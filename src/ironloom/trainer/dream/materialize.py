@@ -1,4 +1,7 @@
-"""Models that were made on the meta device: memory for their weights, and a look whether everything got a value."""
+"""Models that were made on the meta device: memory for their weights, and a look whether everything got a value.
+
+Decoders that know what to draw their weights from may wait until they are spread; see :mod:`ironloom.models.deferred`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ import torch
 from torch import nn
 
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights, is_waiting
 
 
 @torch.no_grad()
-def materialize(models: Mapping[str, nn.Module], device: torch.device) -> None:
+def materialize(models: Mapping[str, nn.Module], device: torch.device, may_wait: bool = False) -> None:
     """Give what is on the meta device memory and the values that its modules draw themselves; the rest is not a number yet.
 
     Args:
         models: By name; those that have their weights already are left alone.
         device: Where the memory is.
+        may_wait: Leave decoders without weights that know what to draw them from.
     """
     for model in models.values():
+        if may_wait and is_waiting(model):
+            continue
+        give_weights(model, device)
         for module in model.modules():
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             if not any(tensor.is_meta for tensor in own):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,9 +44,6 @@ class ParallelStepEngine(StepEngine, ParallelEngine):
                 if isinstance(module, FSDPModule):
                     module.reshard()
 
-    def _places(self) -> tuple[int, ...]:
-        return self._stream
-
     def _pattern_batch(self) -> Batch:
         self._pattern = self.seen_batch
         return self._seen()
@@ -63,16 +59,6 @@ class ParallelStepEngine(StepEngine, ParallelEngine):
         from ironloom.parallel.gradients import sum_gradients
 
         return sum_gradients([] if self.is_sharded else parameters, self._group, numbers, self.device)
-
-    def clip_now(self, parameters: list[Any], max_norm: float | None) -> float:
-        """As in :class:`StepEngine`, wherever the parts of the gradients are."""
-        from ironloom.parallel.norms import scale, total_norm
-
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = total_norm(gradients).item()
-        if max_norm and math.isfinite(norm) and norm > max_norm:
-            scale(gradients, max_norm, norm)
-        return norm
 
     @torch.no_grad()
     def _agree_on_statistics(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from ironloom.device import DTYPES
 from ironloom.errors import ConfigError
+from ironloom.models.deferred import give_weights
 from ironloom.models.plan import blocks_of, split_plan_of
 from ironloom.parallel.recompute import recompute_blocks
 from ironloom.settings.dream.device import DeviceParameters
@@ -137,6 +139,7 @@ def _apply(trainer: DreamTrainer, models: dict[str, nn.Module], is_sharded: bool
 
     place, device = trainer.team.place, trainer.team.device
     for model in models.values():
+        give_weights(model, device)  # hooks may do anything with them
         broadcast_weights(model, device)
         if not trainer.parameters.offload_parameters:
             model.to(device)
@@ -202,15 +205,15 @@ def sharding_options(trainer: DreamTrainer) -> dict[str, Any]:
     return {"mesh": mesh, "mp_policy": policy, "offload_policy": offload}
 
 
-class ApplyHooks:
+class ApplyHooks(ABC):
     """What is done to models that are spread. Each hook may be overridden; the others stay as they are."""
 
     parameters: Any
     args: Any
 
+    @abstractmethod
     def named_models(self) -> dict[str, nn.Module]:
         """The models by the names of their attributes."""
-        raise NotImplementedError
 
     def apply_pipeline_parallel(self, pp_mesh: DeviceMesh) -> None:
         """Cut models into stages. Not available here: an override is refused."""
@@ -248,7 +251,7 @@ class ApplyHooks:
                 fully_shard(block, **config)
             fully_shard(model, **config)
 
-    def apply_replicate(self, mesh: DeviceMesh) -> None:
+    def apply_replicate(self, mesh: DeviceMesh) -> None:  # noqa: B027 - by default there is nothing to do
         """Prepare models of which every process has a copy. Nothing: the trainer sums their gradients, without a wrapper."""
 
     def mark_forward_methods(self) -> list[str]:

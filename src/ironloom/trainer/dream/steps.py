@@ -64,7 +64,7 @@ class StepEngine(NativeEngine):
                 if index:
                     substep()
                 window.index = index
-                self._one(batch, first + index, random_key(*key, index, *self._places()), window)
+                self._one(batch, first + index, random_key(*key, index, *self._stream), window)
         except BaseException:
             # What was stepped within a step that failed cannot be taken back: see DreamTrainer.save_in_training.
             if not window.stepped:
@@ -81,10 +81,6 @@ class StepEngine(NativeEngine):
     def counted(self, weight: int) -> int:
         """What the micro-batches of the last step weigh, which a step may know only after its forward pass."""
         return self._last_weight
-
-    def _places(self) -> tuple[int, ...]:
-        """What tells this process's random numbers from those of others."""
-        return ()
 
     def _one(self, batch: Batch | None, number: int, key: int, window: Window) -> None:
         self._is_spare = batch is None
@@ -227,14 +223,6 @@ class StepEngine(NativeEngine):
     def united_gradients(self, parameters: list[Any], numbers: list[float]) -> list[float]:
         """Sum the gradients of parameters over all processes, in place, and numbers, which are returned."""
         return numbers
-
-    def clip_now(self, parameters: list[Any], max_norm: float | None) -> float:
-        """Clip the gradients of some parameters by their norm, which is returned."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if max_norm and norm > max_norm and torch.isfinite(norm):
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm.item()
 
     def _rescale(self, expected: int, actual: int) -> None:
         """Put the weights that the steps gave in the place of those that were expected."""

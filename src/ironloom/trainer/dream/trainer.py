@@ -121,7 +121,9 @@ class DreamTrainer(Tracker, WithinSteps):
             raise ConfigError("configure_models assigned no model: write self.model = ..., a torch.nn.Module")
         self.post_configure_models()
         is_meta = any(tensor.is_meta for model in self._models.values() for tensor in model.parameters())
-        materialize(self._models, self.device)
+        changes = {"post_configure_models", "init_weights"}
+        is_changed = any(getattr(type(self), name) is not getattr(DreamTrainer, name) for name in changes)
+        materialize(self._models, self.device, may_wait=not self.team.is_alone and not is_changed)
         self.init_weights()
         if is_meta or type(self).init_weights is not DreamTrainer.init_weights:
             check_initialised(self._models)
