@@ -46,7 +46,7 @@ class Conversations:
                 for record, place in rows:
                     found = _checked(record, entry)
                     if isinstance(found, DataError):
-                        raise gathered_errors(found, (_checked(other, entry) for other, _ in rows))
+                        raise gathered_errors(found, _rest(rows, entry))
                     yield found, (number, *place)
             except DataError as error:
                 if entry.name is None:
@@ -72,6 +72,15 @@ def _records(entry: DatasetEntry, mark: Any) -> Iterator[tuple[Any, Any]]:
         records = itertools.islice(RECORDS[source][0](), start, entry.max_samples)
         return (((f"{source}: record {number}", record), (number + 1,)) for number, record in enumerate(records, start=start))
     return read_marked(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples, mark=mark)
+
+
+def _rest(rows: Iterator[tuple[Any, Any]], entry: DatasetEntry) -> Iterator[Conversation | DataError]:
+    """What follows, to be counted; what cannot be read ends it."""
+    try:
+        for record, _ in rows:
+            yield _checked(record, entry)
+    except DataError as error:
+        yield error
 
 
 def _checked(record: Any, entry: DatasetEntry) -> Conversation | DataError:
