@@ -131,6 +131,11 @@ def _unused(settings: Settings, names: Iterable[str], wanted: str) -> Iterable[P
             yield Problem("has no effect on pretraining", path=field.name, hint=f"it belongs to {wanted}")
 
 
+def _is_planned(name: str) -> bool:
+    """Whether a key of an entry is refused in any case."""
+    return any(field.name == name and field.metadata["planned"] for field in fields(DatasetEntry))
+
+
 def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
     """Entries that are for another task than the run, or say what only another task reads."""
     for key, entries in lists.items():
@@ -140,6 +145,8 @@ def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
             path = f"{key}.{index}"
             if entry.get("task_type") not in (None, task):
                 yield Problem(f"{entry['task_type']!r} in a run that trains {task!r}", f"{path}.task_type", hint="one run has one task")
+            if task == "sft" and entry.get("ratio", 1.0) != 1.0 and not _is_planned("ratio"):
+                yield Problem("is not available yet for conversations: they are read one after the other", f"{path}.ratio")
             for name in _ENTRY_KEYS["pretrain" if task == "sft" else "sft"] if task in ("pretrain", "sft") else ():
                 if name in entry:
                     yield Problem(f"has no effect on {task}", f"{path}.{name}", hint="leave the key out, or set task_type")
