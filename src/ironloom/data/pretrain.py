@@ -43,6 +43,7 @@ class PretrainData:
         test_samples: The same for the test.
         cache_dir: The cache, see ``cache.cache_root``.
         num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
+        special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
 
     Raises:
         ConfigError: With every mistake in the arguments.
@@ -63,6 +64,7 @@ class PretrainData:
         test_samples: int | None = None,
         cache_dir: str | None = None,
         num_workers: int | None = None,
+        special_tokens: str | None = None,
     ):
         problems = [
             *entry_problems("train_datasets", train_datasets),
@@ -90,6 +92,7 @@ class PretrainData:
         self._test_samples = test_samples
         self._cache_dir = cache_dir
         self._num_workers = num_workers
+        self._special_tokens = special_tokens
         self._prepared: _Prepared | None = None
 
     @property
@@ -187,12 +190,18 @@ class PretrainData:
         def make() -> Tokenizer:
             return make_tokenizer(self._tokenizer_type, self._vocab_name_or_path, limit or MIN_VOCAB_SIZE, documents)
 
-        if self._vocab_name_or_path is not None or self._tokenizer_type != "bbpe":
+        is_trained = self._vocab_name_or_path is None and self._tokenizer_type == "bbpe"
+        if is_trained:
+            tokenizer = _cached_tokenizer(make, f"{self._vocab_size}:{self._train.key()}", self._cache_dir)
+        elif self._tokenizer_type == "tiktoken":  # converting takes a while, and needs what may lie on the network
+            tokenizer = _cached_tokenizer(make, f"tiktoken:1:{self._vocab_name_or_path}", self._cache_dir)
+        else:
             tokenizer = make()
-            if limit is not None and tokenizer.vocab_size > limit:
-                raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {limit}: leave vocab_size out")
-            return tokenizer
-        return _cached_tokenizer(make, f"{self._vocab_size}:{self._train.key()}", self._cache_dir)
+        if self._special_tokens is not None:
+            tokenizer = tokenizer.with_special_tokens(self._special_tokens)
+        if not is_trained and limit is not None and tokenizer.vocab_size > limit:
+            raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {limit}: leave vocab_size out")
+        return tokenizer
 
 
 @dataclass(frozen=True)

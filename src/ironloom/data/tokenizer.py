@@ -19,7 +19,7 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from ironloom.data import tokenizer_files
+from ironloom.data import tokenizer_convert, tokenizer_files
 from ironloom.data.tokenizer_fast import FastTokenizer
 from ironloom.errors import ConfigError, DataError
 from ironloom.settings.base import nearest
@@ -32,8 +32,7 @@ END_TOKEN = "<|endoftext|>"
 MIN_VOCAB_SIZE = 257
 """Of a byte-level tokenizer: one token for each byte, and the end token."""
 
-TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte")
-_LATER_TYPES = ("tiktoken", "sentencepiece", "t5")
+TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece")
 
 
 class Tokenizer:
@@ -146,6 +145,23 @@ class Tokenizer:
             batch[name] = torch.stack(rows)
         return batch
 
+    def with_special_tokens(self, file: str | Path) -> Tokenizer:
+        """The tokenizer with the special tokens of a file; those that it lacks get new ids.
+
+        Args:
+            file: JSON, an object: ``eos_token``, ``pad_token`` and the like, each a text, and ``additional_special_tokens``,
+                a list of texts.
+
+        Raises:
+            DataError: If the file is not of this form.
+        """
+        tokens = tokenizer_files.special_tokens(Path(file).expanduser())
+        single = {name: token for name, token in tokens.items() if isinstance(token, str)}
+        more = [token for token in tokens.get("additional_special_tokens", ()) if token not in single.values()]
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.add_special_tokens([*single.values(), *more])
+        return Tokenizer(backend, self._config | tokens, self._extra_files)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files from which ``AutoTokenizer.from_pretrained(folder)`` makes an equal tokenizer."""
         folder = Path(folder)
@@ -187,7 +203,7 @@ class Tokenizer:
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_TOKEN],
-            initial_alphabet=_byte_alphabet(),
+            initial_alphabet=byte_alphabet(),
             show_progress=False,
         )
         texts = _Counted(documents)
@@ -199,7 +215,7 @@ class Tokenizer:
     @classmethod
     def bytes(cls) -> Tokenizer:
         """The tokenizer whose ids are the bytes of UTF-8, and 256 for the end of a text."""
-        vocabulary = {character: byte for byte, character in enumerate(_byte_alphabet())}
+        vocabulary = {character: byte for byte, character in enumerate(byte_alphabet())}
         backend = _byte_level(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
         backend.add_special_tokens([END_TOKEN])
         return cls(backend, _end_config())
@@ -226,13 +242,14 @@ def make_tokenizer(
 
     Args:
         tokenizer_type: ``gpt2``, ``bbpe`` or ``llama``: load it; ``bbpe`` without a name: train it; ``byte``: the bytes
-            of UTF-8, where the other arguments play no part.
-        vocab_name_or_path: A folder, a ``tokenizer.json`` or a name on the hub.
+            of UTF-8, where the other arguments play no part; ``tiktoken``, ``sentencepiece``: convert it.
+        vocab_name_or_path: A folder, a ``tokenizer.json`` or a name on the hub; the name of an encoding; a ``.model`` file
+            or its folder.
         vocab_size: Size of a tokenizer that is trained.
         documents: Gives the text to train on.
 
     Raises:
-        ConfigError: For a type that is unknown, not built yet, or lacks its name.
+        ConfigError: For a type that is unknown, or lacks its name.
         DataError: If it cannot be loaded, or there is no text to train on.
     """
     check_tokenizer_type(tokenizer_type, vocab_name_or_path)
@@ -240,6 +257,10 @@ def make_tokenizer(
         return Tokenizer.bytes()
     if vocab_name_or_path is None and tokenizer_type == "bbpe":
         return Tokenizer.train(documents(), vocab_size)
+    if tokenizer_type == "tiktoken":
+        return Tokenizer(*tokenizer_convert.from_tiktoken(str(vocab_name_or_path)))
+    if tokenizer_type == "sentencepiece" and not tokenizer_files.is_converted(str(vocab_name_or_path)):
+        return Tokenizer(*tokenizer_convert.from_sentencepiece(tokenizer_files.find_model(str(vocab_name_or_path))))
     return Tokenizer.load(vocab_name_or_path or tokenizer_type)
 
 
@@ -247,16 +268,15 @@ def check_tokenizer_type(tokenizer_type: str, vocab_name_or_path: str | None) ->
     """Refuse what :func:`make_tokenizer` cannot make.
 
     Raises:
-        ConfigError: For a type that is unknown, not built yet, or lacks its name.
+        ConfigError: For a type that is unknown, or lacks its name.
     """
-    if tokenizer_type in _LATER_TYPES:
-        raise ConfigError(f"tokenizer_type: {tokenizer_type!r} is not available yet (use bbpe, gpt2, llama or byte)")
     if tokenizer_type not in TOKENIZER_TYPES:
         near = nearest(tokenizer_type, TOKENIZER_TYPES)
         hint = f"did you mean {near!r}?" if near else f"one of {', '.join(TOKENIZER_TYPES)}"
         raise ConfigError(f"tokenizer_type: unknown type {tokenizer_type!r} ({hint})")
-    if tokenizer_type == "llama" and vocab_name_or_path is None:
-        raise ConfigError("vocab_name_or_path: a llama tokenizer needs the folder or the name it is loaded from")
+    if tokenizer_type in ("llama", "tiktoken", "sentencepiece") and vocab_name_or_path is None:
+        what = {"tiktoken": "the name of its encoding", "sentencepiece": "its file"}.get(tokenizer_type, "the folder or the name it is loaded from")
+        raise ConfigError(f"vocab_name_or_path: a {tokenizer_type} tokenizer needs {what}")
 
 
 class _Counted(Iterator[str]):
@@ -279,7 +299,7 @@ def _byte_level(model: Any) -> tokenizers.Tokenizer:
     return backend
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """The printable character that stands for each byte in GPT-2's byte-level vocabularies, by byte."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))

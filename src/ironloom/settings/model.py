@@ -15,7 +15,6 @@ from ironloom.settings.base import Settings, setting
 Activation = Literal["gelu", "gelu_tanh", "gelu_new", "gelu_pytorch_tanh", "silu", "relu", "swiglu", "geglu"]
 Tokenizer = Literal["gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece"]
 GATED_ACTIVATIONS = ("swiglu", "geglu")
-PLANNED_TOKENIZERS = ("tiktoken", "sentencepiece")
 
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[FiniteFloat, Gt(0)]
@@ -83,7 +82,7 @@ class ModelConfig(Settings):
         return self.activation_type in GATED_ACTIVATIONS
 
     def problems(self) -> Iterable[Problem]:
-        """Heads that cannot be grouped or turned, and tokenizers that are not built yet."""
+        """Heads that cannot be grouped or turned."""
         if self.num_attention_heads % self.num_key_value_heads:
             yield Problem(
                 f"{self.num_key_value_heads} groups do not divide {self.num_attention_heads} heads",
@@ -95,12 +94,6 @@ class ModelConfig(Settings):
                 f"rotary positions turn pairs of numbers, so {self.head_dim} must be even",
                 path="head_dim",
                 hint=f"use {self.head_dim + 1}",
-            )
-        if self.tokenizer_type in PLANNED_TOKENIZERS:
-            yield Problem(
-                f"{self.tokenizer_type!r} is not available yet",
-                path="tokenizer_type",
-                hint="use gpt2, bbpe, llama or byte",
             )
 
 
