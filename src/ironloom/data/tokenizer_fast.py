@@ -88,7 +88,8 @@ class FastTokenizer:
 
 def difficult_texts(reference: tokenizers.Tokenizer) -> list[str]:
     """Texts on which tokenizers differ: every Unicode block, special tokens, spaces, numbers, cases, marks, long words."""
-    blocks = ["".join(map(chr, range(start, start + 16))) for start in range(0, 0x30000, 128) if not 0xD800 <= start < 0xE000]
+    starts = [start for start in range(0, 0x30000, 128) if not 0xD800 <= start < 0xE000]
+    blocks = ["".join(map(chr, range(start, start + (128 if start < 0x800 else 16)))) for start in starts]
     added = [token.content for token in reference.get_added_tokens_decoder().values()][:64]
     mixed = [f"a{token}b {token} {token}{token}\n{token}" for token in added] + [f" {token[:-1]}x" for token in added]
     spaces = [f"a{gap}b{gap}" for gap in ("  ", "   \n", "\r\n", "\n\n\n", "\t\t ", "\u00a0\u2003", "\u3000", " \u200b ", "\x00\x01\x7f", "\x85\u2028")]
