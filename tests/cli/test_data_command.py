@@ -14,7 +14,10 @@ import pytest
 
 from ironloom.cli import main
 
-SHAPE = "model: {d_model: 8, d_ffn: 8, num_layers: 1, num_attention_heads: 1, head_dim: 8, max_seq_len: 8, tokenizer_type: byte, vocab_name_or_path: null}\n"
+SHAPE = (
+    "model: {d_model: 8, d_ffn: 8, num_layers: 1, num_attention_heads: 1, head_dim: 8, max_seq_len: 8, "
+    "tokenizer_type: byte, vocab_name_or_path: null}\n"
+)
 
 
 @pytest.fixture
@@ -48,7 +51,9 @@ def test_it_tells_tokens_and_fingerprint_and_is_done_once(tmp_path: Path, run) -
 
 def test_the_format_of_ironcore_is_written_and_read_again(tmp_path: Path, run) -> None:
     (tmp_path / "a.txt").write_text("some text for training")
-    _, first, _ = run(f"train_datasets: [{tmp_path}/a.txt], splits: [1.0, 0.0, 0.0]", "--format", "ironcore", "--output", str(tmp_path / "out"))
+    _, first, _ = run(
+        f"train_datasets: [{tmp_path}/a.txt], splits: [1.0, 0.0, 0.0]", "--format", "ironcore", "--output", str(tmp_path / "out")
+    )
     folder = tmp_path / "out" / "training" / "pretrain"
     assert f"written to {folder}" in first
     code, second, _ = run(f"train_datasets: [{folder}], splits: [1.0, 0.0, 0.0]")
@@ -81,7 +86,9 @@ def test_a_full_disk_ends_with_4_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"{SHAPE}data: {{train_datasets: [{tmp_path}/a.txt]}}\n")
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); from ironloom.cli import main; main()"
     command = [sys.executable, "-B", "-c", limited, "data", "prepare", str(tmp_path / "run.yaml")]
-    ended = subprocess.run(command, env=os.environ | {"IRONLOOM_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, env=os.environ | {"IRONLOOM_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 4, ended.stderr
     assert "no space left" in ended.stderr
     assert list((tmp_path / "cache" / "tokens").iterdir()) == []

@@ -70,7 +70,6 @@ def test_every_key_is_documented():
 
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
-    "model.tokenizer_type": "sentencepiece",
     "data.task_type": "sft",
     "data.pad_to_max_length": True,
     "data.pad_token_id": 0,

@@ -12,14 +12,13 @@ import pytest
 
 from ironloom.data import tokenizer_convert
 from ironloom.data.corpus import read_documents
-from ironloom.data.tokenizer import END_TOKEN, Tokenizer, byte_alphabet, make_tokenizer
+from ironloom.data.tokenizer import END_TOKEN, Tokenizer, byte_alphabet
+from ironloom.data.tokenizer_types import make_tokenizer
 from ironloom.errors import ConfigError, DataError, ResourceError
 
 DOCUMENTS = [line for text in read_documents("python-docs", max_samples=25) for line in text.split("\n") if line.strip()]
 R50K = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-CL100K = (
-    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
-)
+CL100K = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
 
 
 def never() -> Any:
@@ -54,7 +53,7 @@ def test_an_encoding_that_cannot_be_converted_is_refused(ranks: dict[bytes, int]
     tiktoken = pytest.importorskip("tiktoken")
     encoding = tiktoken.Encoding("own", pat_str=R50K, mergeable_ranks=ranks, special_tokens={})
     encoding.encode = lambda text, **options: encoding.encode_ordinary(text.replace("1", "2"))
-    with pytest.raises(DataError, match="'own' of tiktoken: its form for tokenizers gives other ids for .*use a tokenizer.json"):
+    with pytest.raises(DataError, match=r"'own' of tiktoken: its form for tokenizers gives other ids for .*use a tokenizer\.json"):
         tokenizer_convert.converted_encoding(encoding)
 
 
@@ -92,7 +91,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 LLAMA = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 
 
-@pytest.mark.parametrize(("kind", "options"), [("bpe", LLAMA), ("bpe", {}), ("unigram", {"byte_fallback": True, "add_dummy_prefix": False})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("bpe", LLAMA), ("bpe", {}), ("unigram", {"byte_fallback": True, "add_dummy_prefix": False})]
+)
 def test_a_model_of_sentencepiece_keeps_its_ids(model: Any, kind: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     import sentencepiece
 
@@ -133,7 +134,7 @@ def test_a_package_that_is_missing_is_named(package: str, monkeypatch: pytest.Mo
     (tmp_path / "a.model").touch()
     with pytest.raises(ResourceError, match=rf'pip install "ironloom\[{package}\]"'):
         make_tokenizer(package, str(tmp_path / "a.model"), 5, never)
-    with pytest.raises(ConfigError, match="vocab_name_or_path: a .* tokenizer needs"):
+    with pytest.raises(ConfigError, match=r"vocab_name_or_path: a .* tokenizer needs"):
         make_tokenizer(package, None, 5, never)
 
 
@@ -149,7 +150,12 @@ def test_special_tokens_of_a_file(tmp_path: Path) -> None:
 
     theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert (theirs.pad_token_id, theirs("x<a>")["input_ids"]) == (257, [ord("x"), 258])
-    for content, message in [("[]", "expected a JSON object"), ('{"eos": "a"}', "eos: expected NAME_token"), ('{"eos_token": 5}', "found 5"), ("{", "JSON")]:
+    for content, message in [
+        ("[]", "expected a JSON object"),
+        ('{"eos": "a"}', "eos: expected NAME_token"),
+        ('{"eos_token": 5}', "found 5"),
+        ("{", "JSON"),
+    ]:
         file.write_text(content)
         with pytest.raises(DataError, match=message):
             Tokenizer.bytes().with_special_tokens(file)

@@ -16,7 +16,7 @@ from ironloom.data import tokenizer_fast
 from ironloom.data.corpus import read_documents
 from ironloom.data.preparation import Counted, TextEncoder, build_store, pool
 from ironloom.data.tokenizer import END_TOKEN, Tokenizer
-from ironloom.data.tokenizer_fast import FastTokenizer, TokenizersDiffer, difficult_texts
+from ironloom.data.tokenizer_fast import FastTokenizer, TokenizersDifferError, difficult_texts
 
 gigatoken = pytest.importorskip("gigatoken")
 
@@ -78,7 +78,7 @@ def test_where_it_differs_everything_is_made_anew_without_it(
         store = build_store(Counted(lambda: iter(documents)), TextEncoder(tokenizer), "b", cache_dir=tmp_path, num_workers=num_workers)
     assert "gigatoken does not give the ids of tokenizers" in caplog.text
     assert store.fingerprint == expected.fingerprint
-    with pytest.raises(TokenizersDiffer):
+    with pytest.raises(TokenizersDifferError):
         tokenizer.encode_flat(["zzz " * 1000])
 
 

@@ -68,8 +68,6 @@ def test_defaults_are_those_of_the_model_group():
         ({"positional_embedding": {"type": "none", "offset": 3}}, "offset: has no effect with type 'none'"),
         ({"positional_embedding": {"type": "rope", "scaling_factor": 0}}, "scaling_factor: expected a number greater"),
         ({"positional_embedding": {"type": "alibi"}}, "type: expected one of"),
-        ({"tokenizer_type": "tiktoken"}, "'tiktoken' is not available yet"),
-        ({"tokenizer_type": "sentencepiece"}, "'sentencepiece' is not available yet"),
         ({"activation_type": "tanh"}, "activation_type: expected one of"),
         ({"dropout_attn": 1.0}, "dropout_attn: expected a number less than 1"),
         ({"ln_eps": math.nan}, "ln_eps: expected a finite number"),

@@ -9,7 +9,8 @@ from ironloom.data.plan import steps_of_epochs
 from ironloom.data.pretrain import PretrainData
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
-from ironloom.data.tokenizer import Tokenizer, make_tokenizer
+from ironloom.data.tokenizer import Tokenizer
+from ironloom.data.tokenizer_types import make_tokenizer
 
 __all__ = [
     "ColumnFilter",

@@ -14,7 +14,8 @@ from ironloom.data.cache import cache_root, publish, withdraw
 from ironloom.data.entries import Corpus, Datasets, entry_problems
 from ironloom.data.preparation import TextEncoder, build_store
 from ironloom.data.store import Progress, TokenStore
-from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, check_tokenizer_type, make_tokenizer
+from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
+from ironloom.data.tokenizer_types import check_tokenizer_type, make_tokenizer
 from ironloom.errors import ConfigError, DataError, Problem
 
 _REPORT_EVERY = 256  # documents between two reports while a tokenizer is trained
@@ -133,9 +134,7 @@ class PretrainData:
         def store_of(corpus: Corpus | None) -> TokenStore | None:
             if corpus is None:
                 return None
-            return build_store(
-                corpus, encoder, corpus.key(), cache_dir=self._cache_dir, progress=progress, num_workers=self._num_workers
-            )
+            return build_store(corpus, encoder, corpus.key(), cache_dir=self._cache_dir, progress=progress, num_workers=self._num_workers)
 
         train_store, eval_store, test_store = store_of(self._train), store_of(self._eval), store_of(self._test)
         assert train_store is not None

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,9 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from ironloom.data import tokenizer_convert, tokenizer_files
+from ironloom.data import tokenizer_files
 from ironloom.data.tokenizer_fast import FastTokenizer
 from ironloom.errors import ConfigError, DataError
-from ironloom.settings.base import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +30,6 @@ END_TOKEN = "<|endoftext|>"
 
 MIN_VOCAB_SIZE = 257
 """Of a byte-level tokenizer: one token for each byte, and the end token."""
-
-TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece")
 
 
 class Tokenizer:
@@ -86,7 +83,7 @@ class Tokenizer:
             fast: Whether the package ``gigatoken`` is used where it is installed and gives the same ids.
 
         Raises:
-            TokenizersDiffer: If it did so far, and does not for a sample of these texts.
+            TokenizersDifferError: If it did so far, and does not for a sample of these texts.
         """
         if fast and texts and self._fast is not None:
             return self._fast.encode_checked(texts)
@@ -230,53 +227,6 @@ class Tokenizer:
             names = [END_TOKEN, "</s>", "<|end_of_text|>", "<eos>"]
         ids = (self._backend.token_to_id(name) for name in names)
         return next((found for found in ids if found is not None), None)
-
-
-def make_tokenizer(
-    tokenizer_type: str,
-    vocab_name_or_path: str | None,
-    vocab_size: int,
-    documents: Callable[[], Iterator[str]],
-) -> Tokenizer:
-    """The tokenizer that a configuration names.
-
-    Args:
-        tokenizer_type: ``gpt2``, ``bbpe`` or ``llama``: load it; ``bbpe`` without a name: train it; ``byte``: the bytes
-            of UTF-8, where the other arguments play no part; ``tiktoken``, ``sentencepiece``: convert it.
-        vocab_name_or_path: A folder, a ``tokenizer.json`` or a name on the hub; the name of an encoding; a ``.model`` file
-            or its folder.
-        vocab_size: Size of a tokenizer that is trained.
-        documents: Gives the text to train on.
-
-    Raises:
-        ConfigError: For a type that is unknown, or lacks its name.
-        DataError: If it cannot be loaded, or there is no text to train on.
-    """
-    check_tokenizer_type(tokenizer_type, vocab_name_or_path)
-    if tokenizer_type == "byte":
-        return Tokenizer.bytes()
-    if vocab_name_or_path is None and tokenizer_type == "bbpe":
-        return Tokenizer.train(documents(), vocab_size)
-    if tokenizer_type == "tiktoken":
-        return Tokenizer(*tokenizer_convert.from_tiktoken(str(vocab_name_or_path)))
-    if tokenizer_type == "sentencepiece" and not tokenizer_files.is_converted(str(vocab_name_or_path)):
-        return Tokenizer(*tokenizer_convert.from_sentencepiece(tokenizer_files.find_model(str(vocab_name_or_path))))
-    return Tokenizer.load(vocab_name_or_path or tokenizer_type)
-
-
-def check_tokenizer_type(tokenizer_type: str, vocab_name_or_path: str | None) -> None:
-    """Refuse what :func:`make_tokenizer` cannot make.
-
-    Raises:
-        ConfigError: For a type that is unknown, or lacks its name.
-    """
-    if tokenizer_type not in TOKENIZER_TYPES:
-        near = nearest(tokenizer_type, TOKENIZER_TYPES)
-        hint = f"did you mean {near!r}?" if near else f"one of {', '.join(TOKENIZER_TYPES)}"
-        raise ConfigError(f"tokenizer_type: unknown type {tokenizer_type!r} ({hint})")
-    if tokenizer_type in ("llama", "tiktoken", "sentencepiece") and vocab_name_or_path is None:
-        what = {"tiktoken": "the name of its encoding", "sentencepiece": "its file"}.get(tokenizer_type, "the folder or the name it is loaded from")
-        raise ConfigError(f"vocab_name_or_path: a {tokenizer_type} tokenizer needs {what}")
 
 
 class _Counted(Iterator[str]):

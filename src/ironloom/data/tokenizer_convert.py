@@ -138,7 +138,12 @@ def from_sentencepiece(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]
     added = [piece for piece in model.pieces if piece.type in (_CONTROL, _USER_DEFINED)]
     backend.add_tokens([AddedToken(piece.piece, normalized=False, special=piece.type == _CONTROL) for piece in added])
     _compare(backend, processor.encode, str(path), leave_out=[piece.piece for piece in added], tolerance=_TOLERANCE)
-    names = {"eos_token": processor.eos_id(), "bos_token": processor.bos_id(), "pad_token": processor.pad_id(), "unk_token": processor.unk_id()}
+    names = {
+        "eos_token": processor.eos_id(),
+        "bos_token": processor.bos_id(),
+        "pad_token": processor.pad_id(),
+        "unk_token": processor.unk_id(),
+    }
     return backend, {name: processor.id_to_piece(number) for name, number in names.items() if number >= 0}
 
 
