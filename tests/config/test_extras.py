@@ -9,6 +9,8 @@ import pytest
 
 from ironloom.config import Graph, Node, check
 
+DATA = {"train_datasets": ["a.txt"], "vocab_name_or_path": "name", "vocab_size": None, "seq_length": 8}
+
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -32,6 +34,8 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
         (Node("ironloom.callbacks:MLflowLogger"), "mlflow", "main"),
         (Node("ironloom.callbacks:LoggerCallback"), "wandb", "main"),
         (Node("ironloom.optim:adamw_8bit", "partial"), "bitsandbytes", "main"),
+        (Node("ironloom.data:PretrainData", kwargs=DATA | {"tokenizer_type": "tiktoken"}), "tiktoken", "main.tokenizer_type"),
+        (Node("ironloom.data:PretrainData", kwargs=DATA | {"tokenizer_type": "sentencepiece"}), "sentencepiece", "main.tokenizer_type"),
         (Node("ironloom.settings:TrainingArguments", kwargs={"report_to": "wandb"}), "wandb", "main.report_to"),
         (Node("ironloom.settings:TrainingArguments", kwargs={"report_to": ["mlflow"]}), "mlflow", "main.report_to"),
     ],

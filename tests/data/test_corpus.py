@@ -190,7 +190,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, nobody: None) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=200), suffix=st.sampled_from([".txt", *RECORDS]))
+@given(content=st.binary(max_size=200), suffix=st.sampled_from([".txt", *RECORDS, ".jsonl.gz", ".txt.gz", ".jsonl.zst", ".csv.zst"]))
 def test_any_bytes_give_texts_or_a_data_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = bad(tmp_path / f"fuzz{suffix}", content)
     try:
@@ -249,6 +249,114 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_a_network_the_message_says_what_to_do() -> None:
     with pytest.raises(DataError, match=r"openwebtext: no file or folder .* cannot be opened: .*without a network: .*python-docs"):
         read("openwebtext")
+
+
+def compressed(path: Path, suffix: str) -> Path:
+    """The file in compressed form beside it."""
+    target = path.with_name(path.name + suffix)
+    if suffix == ".gz":
+        import gzip
+
+        target.write_bytes(gzip.compress(path.read_bytes()))
+    else:
+        import pyarrow
+
+        with pyarrow.CompressedOutputStream(str(target), "zstd") as file:
+            file.write(path.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compressed_files_are_read(tmp_path: Path, suffix: str) -> None:
+    import random
+
+    words = random.Random(0)
+    texts = [" ".join(f"{words.random()}" for _ in range(100)) for _ in range(300)]
+    for kind in (".jsonl", ".json", ".csv"):
+        assert read(compressed(write(tmp_path / f"a{kind}", texts), suffix)) == texts
+    assert read(compressed(write(tmp_path / "a.txt"), suffix)) == TEXTS[:1]
+    path = compressed(write(tmp_path / "b.jsonl", texts), suffix)
+    twice = path.with_name(f"twice.jsonl{suffix}")
+    twice.write_bytes(path.read_bytes() * 2)  # parts one after the other are one file
+    assert read(twice) == texts * 2
+    whole = path.read_bytes()
+    damaged = [whole[:1000] + bytes(50) + whole[1050:]] if suffix == ".gz" else []  # the library writes no checksum into .zst
+    for content in (whole[:-1], whole[:-200], whole[: len(whole) // 2], *damaged, b"no such"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"b\.jsonl\{suffix}"):
+            read(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"b\.jsonl\{suffix}: (the file is empty|damaged or cut off)"):
+        read(path)
+
+
+def test_all_wrong_records_are_counted(tmp_path: Path) -> None:
+    lines = [b'{"text": "good"}', b'{"body": 1}', b"\xff", b"{", b'{"text": 5}', b'{"text": "\\udc00"}'] * 5
+    path = bad(tmp_path / "a.jsonl", b"\n".join(lines))
+    bad(tmp_path / "b.csv", b"n,text\n1\n2,b\n")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    message = str(caught.value).splitlines()
+    assert message[0] == "26 records cannot be used:"
+    assert [line.split(": ")[0] for line in message[1:6]] == [f"{path}:{number}" for number in range(2, 7)]
+    assert message[-1] == "and 16 more"
+    with pytest.raises(DataError, match=r"^[^\n]*a\.jsonl:2: no column"):
+        read(bad(tmp_path / "a.jsonl", b"\n".join(lines[:2])))
+
+
+def test_reading_goes_on_at_any_mark(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ["one", "", "two"])
+    write(tmp_path / "b.txt", ["three"])
+    write(tmp_path / "c.csv", ["four", "", "five"])
+    other = write(tmp_path / "other" / "d.json", ["x", "y", "z"]) if (tmp_path / "other").mkdir() is None else None
+    from ironloom.data.entries import Corpus
+
+    corpus = Corpus.of([str(tmp_path / "a.jsonl"), {"source": str(other), "max_samples": 2}, str(tmp_path)])
+    whole = list(corpus.read(None))
+    assert [text for text, _ in whole] == ["one", "two", "x", "y", "one", "two", "three", "four", "five", "x", "y", "z"]
+    for number, (_, mark) in enumerate(whole):
+        assert list(corpus.read(json.loads(json.dumps(mark)))) == whole[number + 1 :]
+
+
+def test_what_is_done_is_not_read_again(tmp_path: Path) -> None:
+    from ironloom.data.corpus import read_marked
+
+    write(tmp_path / "a.jsonl", ["one", "two"])
+    write(tmp_path / "b.jsonl", ["three"])
+    marks = dict(read_marked(str(tmp_path)))
+    (tmp_path / "a.jsonl").write_bytes(b"\xff")
+    assert [text for text, _ in read_marked(str(tmp_path), mark=marks["three"])] == []
+    assert [text for text, _ in read_marked(str(tmp_path), mark=(1, 0, 2))] == ["three"]
+
+
+def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": TEXTS, "n": list(range(len(TEXTS)))})
+    rows.save_to_disk(tmp_path / "one")
+    assert read(tmp_path / "one") == TEXTS
+    datasets.DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "two")
+    assert read(tmp_path / "two") == TEXTS
+    assert read(tmp_path / "two", split="test") == TEXTS[1:2]
+    with pytest.raises(DataError, match="no split 'validation'; there is train, test"):
+        read(tmp_path / "two", split="validation")
+    with pytest.raises(DataError, match="no column 'body'; there is text, n"):
+        read(tmp_path / "one", text_column="body")
+    with pytest.raises(DataError, match="row 0: expected a text in 'n'"):
+        read(tmp_path / "one", text_column="n")
+    names = {fingerprint(str(tmp_path / "two"), split=split) for split in ("train", "test")}
+    assert len(names | {fingerprint(str(tmp_path / "one"))}) == 3
+    from ironloom.data.corpus import read_marked
+
+    whole = list(read_marked(str(tmp_path / "one")))
+    assert [text for text, _ in read_marked(str(tmp_path / "one"), mark=whole[1][1])] == TEXTS[2:]
+
+
+def test_a_local_folder_is_streamed_by_the_library(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    texts = list(hub.read(str(tmp_path), text_column="text", split="train", subset=None))
+    assert texts == TEXTS
+    assert list(hub.read(str(tmp_path), text_column="text", split="train", subset=None, skip=3)) == TEXTS[3:]
 
 
 def test_a_fingerprint_names_the_content(tmp_path: Path) -> None:

@@ -108,6 +108,26 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     assert float(run.stdout) < 25, run.stderr  # the second corpus has 5 million ids more: 38 MiB as a list
 
 
+def test_a_store_of_any_size_is_opened_and_entered_at_once(tmp_path: Path) -> None:
+    """20 GiB, of which the disk holds a few pages: a reader that looked at more than it needs would never end."""
+    from ironloom.data.blocks import TokenBlocks
+
+    small = prepare(texts("x" * 999), Tokenizer.bytes(), "key", tmp_path)
+    num_tokens = 10 << 30
+    meta = json.loads((small.folder / "meta.json").read_text()) | {"num_tokens": num_tokens}
+    (small.folder / "meta.json").write_text(json.dumps(meta))
+    os.truncate(small.folder / "tokens.bin", 2 * num_tokens)
+    with (small.folder / "tokens.bin").open("r+b") as file:
+        file.seek(-2 * 65, os.SEEK_END)
+        file.write(np.arange(65, dtype="<u2").tobytes())
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    blocks = TokenBlocks(TokenStore(small.folder), num_tokens - (1 << 30) - 1, num_tokens, 64)
+    assert blocks[len(blocks) - 1]["shift_labels"].tolist() == list(range(1, 65))
+    assert blocks[len(blocks) // 2]["input_ids"].tolist() == [0] * 64
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_minflt + after.ru_majflt - before.ru_minflt - before.ru_majflt < 5_000  # pages of 4 KiB; there are five million
+
+
 def test_a_store_travels_as_its_name(tmp_path: Path, tokenizer: Tokenizer) -> None:
     store = prepare(texts("x" * 100_000), tokenizer, "key", tmp_path)
     packed = pickle.dumps(store)

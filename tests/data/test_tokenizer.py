@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironloom.data.corpus import read_documents
-from ironloom.data.tokenizer import END_TOKEN, Tokenizer, make_tokenizer
+from ironloom.data.tokenizer import END_TOKEN, Tokenizer
+from ironloom.data.tokenizer_types import make_tokenizer
 from ironloom.errors import ConfigError, DataError
 
 TEXT = "def f(x):\n\treturn x ** 2  # \u00e4\u00f6\u00fc \u4e2d\u6587 \U0001f600\r\n\x00 end"
@@ -162,8 +163,6 @@ def test_the_types_of_a_configuration(tmp_path: Path, trained: Tokenizer) -> Non
         make_tokenizer("llama", None, 5, never)
     with pytest.raises(ConfigError, match=r"unknown type 'bpe' \(did you mean 'bbpe'"):
         make_tokenizer("bpe", None, 5, never)
-    with pytest.raises(ConfigError, match="'tiktoken' is not available yet"):
-        make_tokenizer("tiktoken", "gpt2", 5, never)
 
 
 def test_training_refuses_what_cannot_be() -> None:

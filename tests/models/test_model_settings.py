@@ -85,8 +85,6 @@ def test_defaults_are_those_of_the_model_group():
             {"sliding_window": 4, "sliding_window_layers": [2]},
             "sliding_window_layers: there is no layer 2 (layers are counted from 0 to 1)",
         ),
-        ({"tokenizer_type": "tiktoken"}, "'tiktoken' is not available yet"),
-        ({"tokenizer_type": "sentencepiece"}, "'sentencepiece' is not available yet"),
         ({"activation_type": "tanh"}, "activation_type: expected one of"),
         ({"dropout_attn": 1.0}, "dropout_attn: expected a number less than 1"),
         ({"ln_eps": math.nan}, "ln_eps: expected a finite number"),

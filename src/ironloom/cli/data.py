@@ -32,7 +32,9 @@ def prepare(
         Literal["ironloom", "ironcore"], typer.Option("--format", help="ironcore: write data.bin and data.idx.npy, too.")
     ] = "ironloom",
     output: Annotated[pathlib.Path | None, typer.Option("--output", help="Folder for --format ironcore.")] = None,
-    num_workers: Annotated[int | None, typer.Option("--num-workers", min=1, help="Processes; else as configured, or one for each core.")] = None,
+    num_workers: Annotated[
+        int | None, typer.Option("--num-workers", min=1, help="Processes; else as configured, or one for each core.")
+    ] = None,
 ) -> None:
     """Turn the texts of a configuration into token stores, as `train` would do it first.
 

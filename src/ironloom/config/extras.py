@@ -18,12 +18,16 @@ NEEDED = {
 }
 PACKAGES = frozenset(NEEDED.values())
 ARGUMENTS = "ironloom.settings:TrainingArguments"
+DATA = "ironloom.data:PretrainData"
+TOKENIZERS = ("tiktoken", "sentencepiece")
 
 
 def missing(node: Node) -> Iterator[Problem]:
     """A problem for each package that a node needs and that is not installed; paths begin below the node."""
     if node.target in NEEDED:
         yield from absent(NEEDED[node.target], node.target.rpartition(":")[2])
+    if node.target == DATA and (kind := node.kwargs.get("tokenizer_type")) in TOKENIZERS:
+        yield from absent(str(kind), f"tokenizer_type {kind}", path="tokenizer_type")
     if node.target == ARGUMENTS:
         wanted = node.kwargs.get("report_to", "none")
         for name in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else ():

@@ -11,7 +11,8 @@ from ironloom.data.rows import TrainedRows, collate_rows
 from ironloom.data.sft import SFTData
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
-from ironloom.data.tokenizer import Tokenizer, make_tokenizer
+from ironloom.data.tokenizer import Tokenizer
+from ironloom.data.tokenizer_types import make_tokenizer
 
 __all__ = [
     "ColumnFilter",

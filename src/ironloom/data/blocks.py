@@ -67,12 +67,11 @@ class TokenBlocks:
 
     def _read(self, indices: list[int]) -> BlockRows:
         length, tokens = self.seq_length, self._tokens
-        inputs = np.empty((len(indices), length), dtype=np.int64)
-        labels = np.empty((len(indices), length), dtype=np.int64)
+        rows = np.empty((len(indices), length + 1), dtype=tokens.dtype)
         for row, index in enumerate(indices):
-            begin = index * length
-            inputs[row] = tokens[begin : begin + length]
-            labels[row] = tokens[begin + 1 : begin + length + 1]
+            rows[row] = tokens[index * length : index * length + length + 1]
+        # Made wider all at once: a row at a time is half as fast.
+        inputs, labels = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
         return BlockRows({"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)})
 
 

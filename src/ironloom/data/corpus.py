@@ -34,8 +34,8 @@ def read_documents(
     Args:
         source: A file (``.txt``: one document; ``.jsonl``, ``.json``, ``.csv``, ``.parquet``: one for each record; but for
             Parquet also compressed, ``.gz`` or ``.zst``), a folder (all such files below it in the order of their paths,
-            hidden ones left out), a folder that ``datasets`` has saved or (:func:`read_marked` only) IronCore has prepared, ``python-docs``, ``python-stdlib``, or the id of a
-            dataset on the hub, which may be pinned: ``name@revision``.
+            hidden ones left out), a folder that ``datasets`` has saved, or IronCore has prepared (:func:`read_marked` only),
+            ``python-docs``, ``python-stdlib``, or the id of a dataset on the hub, which may be pinned: ``name@revision``.
         text_column: The field of a record that holds the text.
         split: The split of a hub dataset.
         subset: The configuration of a hub dataset.

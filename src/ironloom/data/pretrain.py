@@ -14,7 +14,8 @@ from ironloom.data.cache import cache_root, publish, withdraw
 from ironloom.data.entries import Corpus, Datasets, entry_problems
 from ironloom.data.preparation import TextEncoder, build_store
 from ironloom.data.store import Progress, TokenStore
-from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, check_tokenizer_type, make_tokenizer
+from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer
+from ironloom.data.tokenizer_types import check_tokenizer_type, make_tokenizer
 from ironloom.errors import ConfigError, DataError, Problem
 
 _REPORT_EVERY = 256  # documents between two reports while a tokenizer is trained
@@ -43,6 +44,7 @@ class PretrainData:
         test_samples: The same for the test.
         cache_dir: The cache, see ``cache.cache_root``.
         num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
+        special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
 
     Raises:
         ConfigError: With every mistake in the arguments.
@@ -63,6 +65,7 @@ class PretrainData:
         test_samples: int | None = None,
         cache_dir: str | None = None,
         num_workers: int | None = None,
+        special_tokens: str | None = None,
     ):
         problems = [
             *entry_problems("train_datasets", train_datasets),
@@ -90,6 +93,7 @@ class PretrainData:
         self._test_samples = test_samples
         self._cache_dir = cache_dir
         self._num_workers = num_workers
+        self._special_tokens = special_tokens
         self._prepared: _Prepared | None = None
 
     @property
@@ -175,7 +179,7 @@ class PretrainData:
 
     def _make_tokenizer(self, progress: Progress | None) -> Tokenizer:
         kind = self._tokenizer_type, self._vocab_name_or_path, self._vocab_size
-        return made_tokenizer(*kind, self._train.documents, self._train.key, self._cache_dir, progress)
+        return made_tokenizer(*kind, self._train.documents, self._train.key, self._cache_dir, progress, special_tokens=self._special_tokens)
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ def made_tokenizer(
     key: Callable[[], str],
     cache_dir: str | None,
     progress: Progress | None,
+    special_tokens: str | None = None,
 ) -> Tokenizer:
     """The tokenizer of a run: loaded, or trained on its texts, once for all runs that have the same ones.
 
@@ -206,6 +211,7 @@ def made_tokenizer(
         key: Gives what identifies the texts.
         cache_dir: The cache, see ``cache.cache_root``.
         progress: Called now and then with the number of texts read.
+        special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
 
     Raises:
         ConfigError: If a loaded one is larger than ``vocab_size``.
@@ -221,12 +227,18 @@ def made_tokenizer(
     def make() -> Tokenizer:
         return make_tokenizer(tokenizer_type, vocab_name_or_path, vocab_size or MIN_VOCAB_SIZE, documents)
 
-    if vocab_name_or_path is not None or tokenizer_type != "bbpe":
+    is_trained = vocab_name_or_path is None and tokenizer_type == "bbpe"
+    if is_trained:
+        tokenizer = _cached_tokenizer(make, f"{vocab_size}:{key()}", cache_dir)
+    elif tokenizer_type == "tiktoken":  # converting takes a while, and needs what may lie on the network
+        tokenizer = _cached_tokenizer(make, f"tiktoken:1:{vocab_name_or_path}", cache_dir)
+    else:
         tokenizer = make()
-        if vocab_size is not None and tokenizer.vocab_size > vocab_size:
-            raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {vocab_size}: leave vocab_size out")
-        return tokenizer
-    return _cached_tokenizer(make, f"{vocab_size}:{key()}", cache_dir)
+    if special_tokens is not None:
+        tokenizer = tokenizer.with_special_tokens(special_tokens)
+    if not is_trained and vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {vocab_size}: leave vocab_size out")
+    return tokenizer
 
 
 def _cached_tokenizer(make: Callable[[], Tokenizer], key: str, cache_dir: str | None) -> Tokenizer:

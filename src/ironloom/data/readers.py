@@ -123,9 +123,10 @@ READERS: dict[str, Callable[[Path, str | None], Iterator[Text]]] = {
 
 def reader_of(path: Path) -> Callable[[Path, str | None], Iterator[Text]] | None:
     """The reader for a file of this name; None if there is none."""
-    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    kind = name.suffix.lower()
-    return READERS.get(kind) if name is path or kind != ".parquet" else None
+    if path.suffix.lower() not in COMPRESSED:
+        return READERS.get(path.suffix.lower())
+    kind = path.with_suffix("").suffix.lower()
+    return READERS.get(kind) if kind != ".parquet" else None
 
 
 def kinds() -> str:

@@ -16,7 +16,8 @@ from ironloom.data.preparation import build_store
 from ironloom.data.pretrain import count_problems, made_tokenizer, split_problems
 from ironloom.data.rows import TrainedRows
 from ironloom.data.store import Progress, TokenStore
-from ironloom.data.tokenizer import Tokenizer, check_tokenizer_type
+from ironloom.data.tokenizer import Tokenizer
+from ironloom.data.tokenizer_types import check_tokenizer_type
 from ironloom.errors import ConfigError, DataError, Problem
 
 log = logging.getLogger(__name__)

@@ -78,9 +78,7 @@ class StoreWriter:
             try:
                 step = Written(**json.loads(line))
                 lengths = self._sizes(step)
-                agree = line.endswith("\n") and all(
-                    file.follow(lengths[name]) == step.hashes[name] for name, file in self._files.items()
-                )
+                agree = line.endswith("\n") and all(file.follow(lengths[name]) == step.hashes[name] for name, file in self._files.items())
             except (ValueError, TypeError, KeyError, AttributeError):
                 agree = False
             if not agree:
@@ -147,8 +145,9 @@ class StoreWriter:
 
     def close(self) -> None:
         """Close the files; what is written stays."""
-        for file in (*self._files.values(), self._journal):
+        for file in self._files.values():
             file.close()
+        self._journal.close()
 
 
 def _check(rows: Rows, encoder: Encoder) -> None:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from ironloom.data import tokenizer_files
 from ironloom.data.tokenizer_fast import FastTokenizer
 from ironloom.errors import ConfigError, DataError
-from ironloom.settings.base import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +33,6 @@ MIN_VOCAB_SIZE = 257
 
 CHAT_TEMPLATE = "chat_template.jinja"
 SPECIAL_KINDS = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-
-TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte")
-_LATER_TYPES = ("tiktoken", "sentencepiece", "t5")
 
 
 class Tokenizer:
@@ -120,7 +116,7 @@ class Tokenizer:
             fast: Whether the package ``gigatoken`` is used where it is installed and gives the same ids.
 
         Raises:
-            TokenizersDiffer: If it did so far, and does not for a sample of these texts.
+            TokenizersDifferError: If it did so far, and does not for a sample of these texts.
         """
         if fast and texts and self._fast is not None:
             return self._fast.encode_checked(texts)
@@ -179,6 +175,23 @@ class Tokenizer:
             batch[name] = torch.stack(rows)
         return batch
 
+    def with_special_tokens(self, file: str | Path) -> Tokenizer:
+        """The tokenizer with the special tokens of a file; those that it lacks get new ids.
+
+        Args:
+            file: JSON, an object: ``eos_token``, ``pad_token`` and the like, each a text, and ``additional_special_tokens``,
+                a list of texts.
+
+        Raises:
+            DataError: If the file is not of this form.
+        """
+        tokens = tokenizer_files.special_tokens(Path(file).expanduser())
+        single = {name: token for name, token in tokens.items() if isinstance(token, str)}
+        more = [token for token in tokens.get("additional_special_tokens", ()) if token not in single.values()]
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.add_special_tokens([*single.values(), *more])
+        return Tokenizer(backend, self._config | tokens, self._extra_files)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files from which ``AutoTokenizer.from_pretrained(folder)`` makes an equal tokenizer."""
         folder = Path(folder)
@@ -220,7 +233,7 @@ class Tokenizer:
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_TOKEN],
-            initial_alphabet=_byte_alphabet(),
+            initial_alphabet=byte_alphabet(),
             show_progress=False,
         )
         texts = _Counted(documents)
@@ -232,7 +245,7 @@ class Tokenizer:
     @classmethod
     def bytes(cls) -> Tokenizer:
         """The tokenizer whose ids are the bytes of UTF-8, and 256 for the end of a text."""
-        vocabulary = {character: byte for byte, character in enumerate(_byte_alphabet())}
+        vocabulary = {character: byte for byte, character in enumerate(byte_alphabet())}
         backend = _byte_level(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
         backend.add_special_tokens([END_TOKEN])
         return cls(backend, _end_config())
@@ -247,49 +260,6 @@ class Tokenizer:
             names = [END_TOKEN, "</s>", "<|end_of_text|>", "<eos>"]
         ids = (self._backend.token_to_id(name) for name in names)
         return next((found for found in ids if found is not None), None)
-
-
-def make_tokenizer(
-    tokenizer_type: str,
-    vocab_name_or_path: str | None,
-    vocab_size: int,
-    documents: Callable[[], Iterator[str]],
-) -> Tokenizer:
-    """The tokenizer that a configuration names.
-
-    Args:
-        tokenizer_type: ``gpt2``, ``bbpe`` or ``llama``: load it; ``bbpe`` without a name: train it; ``byte``: the bytes
-            of UTF-8, where the other arguments play no part.
-        vocab_name_or_path: A folder, a ``tokenizer.json`` or a name on the hub.
-        vocab_size: Size of a tokenizer that is trained.
-        documents: Gives the text to train on.
-
-    Raises:
-        ConfigError: For a type that is unknown, not built yet, or lacks its name.
-        DataError: If it cannot be loaded, or there is no text to train on.
-    """
-    check_tokenizer_type(tokenizer_type, vocab_name_or_path)
-    if tokenizer_type == "byte":
-        return Tokenizer.bytes()
-    if vocab_name_or_path is None and tokenizer_type == "bbpe":
-        return Tokenizer.train(documents(), vocab_size)
-    return Tokenizer.load(vocab_name_or_path or tokenizer_type)
-
-
-def check_tokenizer_type(tokenizer_type: str, vocab_name_or_path: str | None) -> None:
-    """Refuse what :func:`make_tokenizer` cannot make.
-
-    Raises:
-        ConfigError: For a type that is unknown, not built yet, or lacks its name.
-    """
-    if tokenizer_type in _LATER_TYPES:
-        raise ConfigError(f"tokenizer_type: {tokenizer_type!r} is not available yet (use bbpe, gpt2, llama or byte)")
-    if tokenizer_type not in TOKENIZER_TYPES:
-        near = nearest(tokenizer_type, TOKENIZER_TYPES)
-        hint = f"did you mean {near!r}?" if near else f"one of {', '.join(TOKENIZER_TYPES)}"
-        raise ConfigError(f"tokenizer_type: unknown type {tokenizer_type!r} ({hint})")
-    if tokenizer_type == "llama" and vocab_name_or_path is None:
-        raise ConfigError("vocab_name_or_path: a llama tokenizer needs the folder or the name it is loaded from")
 
 
 class _Counted(Iterator[str]):
@@ -312,7 +282,7 @@ def _byte_level(model: Any) -> tokenizers.Tokenizer:
     return backend
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """The printable character that stands for each byte in GPT-2's byte-level vocabularies, by byte."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _SAMPLE = 2048  # characters of each batch that both encode: a fraction of a per cent
 
 
-class TokenizersDiffer(Exception):
+class TokenizersDifferError(Exception):
     """The fast tokenizer gave other ids for some text: everything it has made is to be made again."""
 
 
@@ -45,7 +45,7 @@ class FastTokenizer:
             found = cls(gigatoken.Tokenizer.from_json(reference.to_str()), reference)
             texts = difficult_texts(reference)
             found.compare(texts, *found.encode(texts, parallel=False))
-        except TokenizersDiffer as difference:
+        except TokenizersDifferError as difference:
             log.info("gigatoken does not give this tokenizer's ids (%s); tokenizers is used", difference)
             return None
         except BaseException as error:  # a Rust library: what it cannot load it refuses in many ways, panics among them
@@ -66,7 +66,7 @@ class FastTokenizer:
         """The same, with a sample of the texts compared.
 
         Raises:
-            TokenizersDiffer: If the sample's ids differ.
+            TokenizersDifferError: If the sample's ids differ.
         """
         text = texts[len(texts) // 2]
         start = xxhash.xxh3_64_intdigest(text[:_SAMPLE].encode()) % max(1, len(text) - _SAMPLE)
@@ -78,21 +78,42 @@ class FastTokenizer:
         """Compare ids with the reference's.
 
         Raises:
-            TokenizersDiffer: Naming the first text whose ids differ.
+            TokenizersDifferError: Naming the first text whose ids differ.
         """
         for text, end, length in zip(texts, np.cumsum(lengths), lengths, strict=True):
             # One by one: encode_batch would start threads, which a process that is forked later cannot use.
             if self._reference.encode(text, add_special_tokens=False).ids != ids[end - length : end].tolist():
-                raise TokenizersDiffer(f"they differ for {text[:40]!r}")
+                raise TokenizersDifferError(f"they differ for {text[:40]!r}")
 
 
 def difficult_texts(reference: tokenizers.Tokenizer) -> list[str]:
     """Texts on which tokenizers differ: every Unicode block, special tokens, spaces, numbers, cases, marks, long words."""
-    blocks = ["".join(map(chr, range(start, start + 16))) for start in range(0, 0x30000, 128) if not 0xD800 <= start < 0xE000]
+    starts = [start for start in range(0, 0x30000, 128) if not 0xD800 <= start < 0xE000]
+    blocks = ["".join(map(chr, range(start, start + (128 if start < 0x800 else 16)))) for start in starts]
     added = [token.content for token in reference.get_added_tokens_decoder().values()][:64]
     mixed = [f"a{token}b {token} {token}{token}\n{token}" for token in added] + [f" {token[:-1]}x" for token in added]
-    spaces = [f"a{gap}b{gap}" for gap in ("  ", "   \n", "\r\n", "\n\n\n", "\t\t ", "\u00a0\u2003", "\u3000", " \u200b ", "\x00\x01\x7f", "\x85\u2028")]
-    words = ["I'll we'Ve it'S DON'T o'", "1234567890 1,234.5e-10 \u0661\u0662\u00b2\u2155", "camelCaseHTTPServer_v2", "e\u0301\u0302\u0327 \u1e9e\u0130\u01c5"]
-    other = ["\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \ufe0f\u20e3", "\ufffd\ufffe\uffff", "x" * 3000, " " * 700, "-=" * 500, "", " "]
-    code = ["def f(x):\n    return {'a': [1, 2]}  # \u2192\n\n\n", "<a href=\"#\">&amp;</a>", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u4e16\u754c\u3053\u3093 \u0928\u092e\u0938\u094d\u0924\u0947"]
+    spaces = [
+        f"a{gap}b{gap}"
+        for gap in ("  ", "   \n", "\r\n", "\n\n\n", "\t\t ", "\u00a0\u2003", "\u3000", " \u200b ", "\x00\x01\x7f", "\x85\u2028")
+    ]
+    words = [
+        "I'll we'Ve it'S DON'T o'",
+        "1234567890 1,234.5e-10 \u0661\u0662\u00b2\u2155",
+        "camelCaseHTTPServer_v2",
+        "e\u0301\u0302\u0327 \u1e9e\u0130\u01c5",
+    ]
+    other = [
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \ufe0f\u20e3",
+        "\ufffd\ufffe\uffff",
+        "x" * 3000,
+        " " * 700,
+        "-=" * 500,
+        "",
+        " ",
+    ]
+    code = [
+        "def f(x):\n    return {'a': [1, 2]}  # \u2192\n\n\n",
+        '<a href="#">&amp;</a>',
+        "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u4e16\u754c\u3053\u3093 \u0928\u092e\u0938\u094d\u0924\u0947",
+    ]
     return [*blocks, *mixed, *spaces, *words, *other, *code]

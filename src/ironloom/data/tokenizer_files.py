@@ -69,6 +69,46 @@ def find(name_or_path: str) -> TokenizerFiles:
     return _on_hub(name_or_path)
 
 
+def is_converted(name_or_path: str) -> bool:
+    """Whether a path is a ``tokenizer.json``, or a folder with one."""
+    path = Path(name_or_path).expanduser()
+    return path.suffix == ".json" or (path / "tokenizer.json").is_file()
+
+
+def find_model(name_or_path: str) -> Path:
+    """The model of ``sentencepiece`` that a file, or a folder with one, means.
+
+    Raises:
+        DataError: If there is none.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.model")) if path.is_dir() else []
+    if len(found) != 1:
+        what = f"{len(found)} files *.model in it" if path.is_dir() else "no such file or folder"
+        raise DataError(f"{path}: {what} (set vocab_name_or_path to the .model file of a sentencepiece tokenizer)")
+    return found[0]
+
+
+def special_tokens(file: Path) -> dict[str, Any]:
+    """What a file of special tokens says.
+
+    Raises:
+        DataError: If it is not of the form that ``Tokenizer.with_special_tokens`` describes.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such file")
+    tokens = _object(file)
+    for name, token in tokens.items():
+        many = name == "additional_special_tokens"
+        right = isinstance(token, list) and all(isinstance(one, str) and one for one in token) if many else isinstance(token, str) and token
+        if not right or not (many or name.endswith("_token")):
+            expected = "a list of texts" if many else "NAME_token: text, or additional_special_tokens: a list"
+            raise DataError(f"{file}: {name}: expected {expected}, found {token!r}")
+    return tokens
+
+
 def _in_folder(folder: Path) -> TokenizerFiles:
     if (folder / "tokenizer.json").is_file():
         return TokenizerFiles(folder / "tokenizer.json")

@@ -108,6 +108,7 @@ class DataFile(Settings):
     max_seq_len: Count | None = setting(None, "seq_length under its other name.")
     tokenizer_type: Tokenizer | None = setting(None, "model.tokenizer_type, where the model does not say it.")
     vocab_name_or_path: str | None = setting(None, "model.vocab_name_or_path, where the model does not say it.")
+    special_tokens_config_path: str | None = setting(None, "JSON file with special tokens, such as eos_token; those that are new get ids.")
     preprocessed_dir: str | None = setting(None, "Folder that keeps tokenized data; null: the cache of all runs.")
     cache_dir: str | None = setting(None, "Folder of downloads.", planned="downloads go where the variable HF_HOME says")
     num_workers: Count | None = setting(None, "Processes that tokenize a large corpus; null: as many as there are cores.")

@@ -20,7 +20,6 @@ GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
 LOADED = ("name_or_path", "from_scratch", "lora")
 #: Keys that count with a loaded model, too: what is not a part of its shape.
 _WITH_LOADED = (*LOADED, "max_seq_len", "precision", "tokenizer_type", "vocab_name_or_path")
-PLANNED_TOKENIZERS = ("tiktoken", "sentencepiece")
 
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[FiniteFloat, Gt(0)]
@@ -126,7 +125,7 @@ class ModelConfig(Settings):
         return self.activation_type in GATED_ACTIVATIONS
 
     def problems(self) -> Iterable[Problem]:
-        """Heads that cannot be grouped or turned, tokenizers that are not built yet, and keys of a new model for a loaded one."""
+        """Heads that cannot be grouped or turned, and keys of a new model for a loaded one."""
         yield from self._loading_problems()
         if self.num_attention_heads % self.num_key_value_heads:
             yield Problem(
@@ -142,12 +141,6 @@ class ModelConfig(Settings):
             )
         if self.sliding_window_layers is not None:
             yield from self._window_problems(self.sliding_window_layers)
-        if self.tokenizer_type in PLANNED_TOKENIZERS:
-            yield Problem(
-                f"{self.tokenizer_type!r} is not available yet",
-                path="tokenizer_type",
-                hint="use gpt2, bbpe, llama or byte",
-            )
 
     def _loading_problems(self) -> Iterable[Problem]:
         if self.name_or_path is None:

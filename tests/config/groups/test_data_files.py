@@ -88,6 +88,7 @@ WORKS = {
     "vocab_name_or_path": "folder",
     "preprocessed_dir": "cache",
     "num_workers": 8,
+    "special_tokens_config_path": "special.json",
 }
 REFUSED = {"cache_dir": "downloads", "preprocessing": {"lower": True}}
 ENTRY_WORKS = {"split": "test", "subset": "main", "text_column": "body", "max_samples": 5, "dataset_path": "b.txt", "source": "b.txt"}

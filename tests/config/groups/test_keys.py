@@ -89,7 +89,6 @@ OF_OTHER_MODELS = {
 }
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
-    "model.tokenizer_type": "sentencepiece",
     "data.task_type": "dpo",
 }
 WORKS = {

@@ -84,6 +84,7 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
         vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
         cache_dir=key("data_file.preprocessed_dir"),
         num_workers=key("data_file.num_workers"),
+        special_tokens=key("data_file.special_tokens_config_path"),
         name="data",
     )
 

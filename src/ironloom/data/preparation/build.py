@@ -16,7 +16,7 @@ from ironloom.data.preparation.pool import encoded
 from ironloom.data.preparation.records import Source, batches, size_of
 from ironloom.data.store import FORMAT, Encoder, Progress, TokenStore
 from ironloom.data.store_writer import StoreWriter
-from ironloom.data.tokenizer_fast import TokenizersDiffer
+from ironloom.data.tokenizer_fast import TokenizersDifferError
 from ironloom.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def build_store(
             try:
                 try:
                     _write(partial, folder, source, encoder, progress, num_workers, info)
-                except TokenizersDiffer as difference:
+                except TokenizersDifferError as difference:
                     if not isinstance(encoder, TextEncoder):
                         raise
                     log.warning("gigatoken does not give the ids of tokenizers (%s); everything is tokenized anew without it", difference)

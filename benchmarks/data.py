@@ -1,0 +1,74 @@
+"""How fast text becomes tokens, and tokens samples. Run it on an idle machine:
+
+    python benchmarks/data.py
+
+Tokenizing: the standard library's sources with a byte-level BPE of 32,000 tokens, in turn by ``encode_batch`` of
+``tokenizers`` and by what ``data prepare`` uses. Loading: random batches of 1,024-token samples of one store, in one
+process; and the time of one sample anywhere in it, without the pages being in the process yet. Medians of five.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+from ironloom.data import TokenBlocks, Tokenizer, prepare, read_documents
+
+ROUNDS = 5
+
+
+def seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def tokenizing() -> None:
+    documents = list(read_documents("python-stdlib"))
+    megabytes = sum(len(text.encode()) for text in documents) / 1e6
+    tokenizer = Tokenizer.train(documents, 32_000)
+    tokenizer.encode_flat(documents[:10])  # loads what it loads once
+    found: dict[str, list[float]] = {"tokenizers encode_batch": [], "ironloom encode_flat": []}
+    for _ in range(ROUNDS):
+        found["tokenizers encode_batch"].append(megabytes / seconds(lambda: tokenizer.encode_batch(documents)))
+        found["ironloom encode_flat"].append(megabytes / seconds(lambda: tokenizer.encode_flat(documents)))
+    for name, rates in found.items():
+        print(f"{name}: {statistics.median(rates):.1f} MB/s")
+    slow, fast = (statistics.median(rates) for rates in found.values())
+    print(f"  {fast / slow:.1f} times, on {len(os.sched_getaffinity(0))} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        for num_workers in (1, len(os.sched_getaffinity(0))):
+            rate = megabytes * 8 / seconds(lambda n=num_workers: prepare(lambda: iter(documents * 8), tokenizer, str(n), folder, None, n))
+            print(f"prepare, {num_workers} processes: {rate:.1f} MB/s")
+
+
+def loading() -> None:
+    length, rows = 1024, 64
+    with tempfile.TemporaryDirectory() as folder:
+        text = random.Random(0).randbytes(1 << 20).hex()
+        store = prepare(lambda: (text for _ in range(100)), Tokenizer.bytes(), "loading", folder)
+        blocks = TokenBlocks(store, 0, store.num_tokens, length)
+        order = random.Random(1).sample(range(len(blocks)), 200 * rows)
+        batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+
+        def read() -> None:
+            for batch in batches:
+                blocks.__getitems__(batch)
+
+        rates = [len(order) * length / seconds(read) for _ in range(ROUNDS)]
+        print(f"loading: {statistics.median(rates) / 1e6:.0f} million tokens/s")
+
+        def seek(place: int) -> object:
+            return TokenBlocks(type(store)(store.folder), 0, store.num_tokens, length)[place]
+
+        times = [seconds(lambda place=place: seek(place)) for place in order[:200]]
+        print(f"opening the store and seeking: median {statistics.median(times) * 1e3:.2f} ms, longest {max(times) * 1e3:.2f} ms")
+
+
+if __name__ == "__main__":
+    tokenizing()
+    loading()
