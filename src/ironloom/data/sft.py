@@ -47,6 +47,7 @@ class SFTData:
         too_long: What becomes of rows that are longer than ``seq_length``, see ``ChatEncoder``.
         cache_dir: The cache, see ``cache.cache_root``.
         num_workers: Processes that tokenize; None: as many as there are cores.
+        special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
 
     Raises:
         ConfigError: With every mistake in the arguments.
@@ -71,6 +72,7 @@ class SFTData:
         too_long: TooLong = "right",
         cache_dir: str | None = None,
         num_workers: int | None = None,
+        special_tokens: str | None = None,
     ):
         problems = [
             *entry_problems("train_datasets", train_datasets),
@@ -101,6 +103,7 @@ class SFTData:
         self._too_long = too_long
         self._cache_dir = cache_dir
         self._num_workers = num_workers
+        self._special_tokens = special_tokens
         self._prepared: _Prepared | None = None
 
     @property
@@ -144,7 +147,7 @@ class SFTData:
         if self._prepared is not None:
             return
         training = self._sources["training"]
-        tokenizer = made_tokenizer(*self._tokenizer_of, training.texts, training.key, self._cache_dir, progress)
+        tokenizer = made_tokenizer(*self._tokenizer_of, training.texts, training.key, self._cache_dir, progress, self._special_tokens)
         renderer = ChatRenderer(tokenizer, self._template, self._template_arguments, self._train_on)
         encoder = ChatEncoder(tokenizer, renderer, self.seq_length, self._too_long)
         stores = {}
