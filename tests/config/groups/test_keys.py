@@ -36,7 +36,7 @@ def default_of(group, key):
 #: Keys that the specification does not have: what its optimizers and schedules do not need, and options of fine-tuning.
 ADDED = {
     "optim": {"momentum", "lr_power", "decay_type", "cooldown_steps", "constant_lr", "checkpoint_step", "tau"},
-    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long"},
+    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long", "dpo_loss", "dpo_beta", "dpo_label_smoothing"},
 }
 
 
@@ -90,7 +90,6 @@ OF_OTHER_MODELS = {
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
     "model.tokenizer_type": "sentencepiece",
-    "data.task_type": "dpo",
 }
 WORKS = {
     "trainer.model_name": "other",
@@ -197,6 +196,8 @@ CONVERSATIONS = {
     "data.train_on": "last",
     "data.too_long": "drop",
 }
+PREFERENCES = {"data.dpo_loss": "ipo", "data.dpo_beta": 0.3, "data.dpo_label_smoothing": 0.1}
+TASK = {"data.task_type": "dpo"}
 NEVER = {"init.data_parallel_random_init": True}
 # What it names is tested in test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
@@ -217,6 +218,8 @@ def test_these_lists_cover_every_key():
         | set(CHOSEN)
         | set(NEVER)
         | set(CONVERSATIONS)
+        | set(PREFERENCES)
+        | set(TASK)
         | set(WORKS)
         | set(ROTARY)
         | set(WINDOW)
@@ -255,7 +258,31 @@ def test_every_key_of_conversations_changes_the_graph_or_has_no_effect(write, ke
     task = "data.task_type=sft"
     assert tagged.dump(config.load(path, [task, override])) != tagged.dump(config.load(path, [task]))
     (problem,) = problems(path, [override])
-    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: sft)"
+    owners = "sft" if key == "data.train_on" else "sft or dpo"
+    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: {owners})"
+
+
+@pytest.mark.parametrize("key", PREFERENCES)
+def test_every_key_of_preferences_changes_the_graph_or_has_no_effect(write, key):
+    path, override = write(DATA), f"{key}={PREFERENCES[key]}"
+    assert tagged.dump(config.load(path, ["data.task_type=dpo", override])) != tagged.dump(config.load(path, ["data.task_type=dpo"]))
+    for task in ("pretrain", "sft"):
+        (problem,) = problems(path, [f"data.task_type={task}", override])
+        assert problem.endswith("(it belongs to data.task_type: dpo)")
+
+
+def test_preferences_have_a_trainer_of_their_own_and_share_pairs_only(write):
+    path = write(DATA)
+    graph = config.load(path, ["data.task_type=dpo"])
+    assert config.check(graph) == []
+    assert (graph.root["main"].target, graph.root["data"].target) == ("ironloom.trainer:PreferenceTrainer", "ironloom.data:DPOData")
+    assert graph.root["main"].kwargs["test_dataset"] is graph.root["test_dataset"]
+    (problem,) = problems(path, ["data.task_type=dpo", "data.train_on=last"])
+    assert problem == "command line: data.train_on: has no effect on dpo (it belongs to data.task_type: sft)"
+    (problem,) = problems(path, ["data.task_type=dpo", "data.dpo_loss=hinge", "data.dpo_label_smoothing=0.1"])
+    assert "data.dpo_label_smoothing: hinge has none" in problem
+    (problem,) = problems(path, ["data.task_type=dpo", "trainer.tensor_model_parallel_size=2"], {"WORLD_SIZE": "2"})
+    assert "trainer.tensor_model_parallel_size: is not available yet for preferences" in problem
 
 
 def test_the_datasets_may_say_the_task_and_all_say_the_same(write):
