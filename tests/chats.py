@@ -147,6 +147,8 @@ REMINDING = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.cont
 {%- if m.role == 'assistant' %}{{ '<|im_start|>system\nStay kind.<|im_end|>\n' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
+COUNTING = REMINDING.replace("Stay kind.", "That was ' ~ loop.index ~ '.")
+
 WORDS = """{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"""
 
 # The prompt begins a thought that the rendered answer does not have.
@@ -364,6 +366,17 @@ CASES = [
             + "«Hello!<|im_end|>»\n<|im_start|>system\nStay kind.<|im_end|>\n"
             + _Q("Bye")
             + "«See you.<|im_end|>»\n<|im_start|>system\nStay kind.<|im_end|>\n"
+        ],
+    ),
+    Case(
+        "a reminder that is never the same",
+        COUNTING,
+        TWO,
+        [
+            _Q("Hi there")
+            + "«Hello!<|im_end|>»\n<|im_start|>system\nThat was 2.<|im_end|>\n"
+            + _Q("Bye")
+            + "«See you.<|im_end|>»\n<|im_start|>system\nThat was 4.<|im_end|>\n"
         ],
     ),
     Case("words, and a line break ends", WORDS, TWO, ["user: Hi there\nassistant: «Hello!\n»user: Bye\nassistant: «See you.\n»"]),

@@ -8,7 +8,8 @@ from ironloom.data.order import Permutation
 from ironloom.data.plan import steps_of_epochs
 from ironloom.data.preferences import DPOData, PreferencePairs, collate_pairs
 from ironloom.data.pretrain import PretrainData
-from ironloom.data.sft import SFTData, TrainedRows, collate_rows
+from ironloom.data.rows import TrainedRows, collate_rows
+from ironloom.data.sft import SFTData
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
 from ironloom.data.tokenizer import Tokenizer, make_tokenizer

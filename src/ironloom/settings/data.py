@@ -143,6 +143,11 @@ def _unused(settings: DataGroup) -> Iterable[Problem]:
             yield Problem(f"has no effect on {names.get(settings.task, settings.task)}", path=field.name, hint=hint)
 
 
+def _is_planned(name: str) -> bool:
+    """Whether a key of an entry is refused in any case."""
+    return any(field.name == name and field.metadata["planned"] for field in fields(DatasetEntry))
+
+
 def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
     """Entries that are for another task than the run, or say what only another task reads."""
     for key, entries in lists.items():
@@ -152,6 +157,9 @@ def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
             path = f"{key}.{index}"
             if entry.get("task_type") not in (None, task):
                 yield Problem(f"{entry['task_type']!r} in a run that trains {task!r}", f"{path}.task_type", hint="one run has one task")
+            if task in ("sft", "dpo") and entry.get("ratio", 1.0) != 1.0 and not _is_planned("ratio"):
+                what = "conversations" if task == "sft" else "preferences"
+                yield Problem(f"is not available yet for {what}: they are read one after the other", f"{path}.ratio")
             for name in sorted({name for names in _ENTRY_KEYS.values() for name in names} - {*_ENTRY_KEYS[task]}):
                 if name in entry:
                     yield Problem(f"has no effect on {task}", f"{path}.{name}", hint="leave the key out, or set task_type")

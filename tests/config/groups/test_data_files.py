@@ -151,6 +151,9 @@ def test_every_key_of_conversations_belongs_to_their_task(with_file, key):
     _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, text_column: body}]\n")
     (problem,) = problems(path)
     assert "data.train_datasets.0.text_column: has no effect on sft" in problem
+    _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, ratio: 0.5}]\n")
+    (problem,) = problems(path)
+    assert "data.train_datasets.0.ratio: " in problem and "not available yet" in problem
 
 
 @pytest.mark.parametrize("key", ENTRY_PREFERENCES)

@@ -6,8 +6,10 @@ import itertools
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from chats import CASES, KINDS, Case, tokenizer
+from chats import CASES, CHATML, KINDS, LLAMA3, MISTRAL, PHI3, ZEPHYR, Case, tokenizer
 from ironloom.data.chat import ChatRenderer, Row
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError
@@ -46,6 +48,25 @@ def test_what_is_trained(case: Case, kind: str) -> None:
             assert row.ids == whole
         found = runs(row, trained=True)
         assert [written(words, part) for part in found] == [written(words, words.encode(part)) for part in parts]
+
+
+PIECES = [" ", "\n", "a", "He", "llo", "!", "]", ":", "<|im_end|>", "\u00e9", "\u4f60"]
+SAYINGS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
+STOPS = {CHATML: "<|im_end|>", LLAMA3: "<|eot_id|>", PHI3: "<|end|>", MISTRAL: "</s>", ZEPHYR: "</s>"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(STOPS)), st.sampled_from(["bytes", "plain", "special"]), st.lists(SAYINGS, min_size=4, max_size=4))
+def test_whatever_is_said(template: str, kind: str, said: list[str]) -> None:
+    """The ids in front of the first answer are those of its prompt, and each answer is trained once, to its end."""
+    words = tokenizer(kind)
+    renderer = ChatRenderer(words, template)
+    messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+    answers = [text.strip() if template == LLAMA3 else text for text in said[1::2]]
+    (row,) = renderer.rows(messages)
+    assert words.decode(row.ids) == renderer.template.render(messages)
+    assert row.ids[: row.trained.index(1)] == words.encode(renderer.template.render(messages[:1], add_generation_prompt=True))
+    assert [words.decode(part) for part in runs(row, trained=True)] == [text + STOPS[template] for text in answers]
 
 
 def written(words: Tokenizer, ids: list[int]) -> str:

@@ -82,6 +82,13 @@ def test_marks_on_what_is_given_are_refused():
             render(messages, tokenizer("bytes"), template=CHATML)
 
 
+def test_templates_do_not_see_the_marks():
+    template = "{% for m in messages %}{{ m | tojson }}{{ eos_token }}{% endfor %}"
+    plain, _ = render(TWO, tokenizer("bytes"), template=template)
+    marked = [TWO[0], {**TWO[1], "train": True}, TWO[2], {**TWO[3], "weight": 1}]
+    assert render(marked, tokenizer("bytes"), template=template)[0] == plain
+
+
 def test_one_row_is_asked_for_and_several_would_be_needed():
     from chats import QWEN3
 

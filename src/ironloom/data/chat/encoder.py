@@ -90,7 +90,12 @@ class ChatEncoder:
             _count(counts, ANSWERLESS, 1)
             return None
         _count(counts, CUT, 1)
-        return Row(row.ids[kept], row.trained[kept])
+        trained = row.trained[kept]
+        place = 0
+        while self._too_long == "left" and trained[place]:  # the rest of an answer whose beginning is gone
+            trained[place] = 0
+            place += 1
+        return Row(row.ids[kept], trained)
 
 
 def _has_whole_answer(trained: list[int], kept: slice) -> bool:

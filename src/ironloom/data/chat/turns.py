@@ -56,7 +56,7 @@ class Turns:
         control = "|".join(map(re.escape, sorted(control_tokens, key=len, reverse=True))) or r"(?!)"
         self._control = re.compile(control)
         self._marker = re.compile(f"{control}|{_MARKER}")
-        self._behind, self._end = self._find_end()
+        self._usual = self._usual_end()
 
     def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Sequence[bool]) -> list[Passage]:
         """The texts in which each answer that counts is trained once, exactly as the model will be asked for it.
@@ -90,14 +90,18 @@ class Turns:
                 f"is given (name another one in chat_template, or set its variables in chat_template_arguments).\n"
                 f"The prompt ends with {prompt[-80:]!r}; the conversation was rendered as\n{_shown(text)}"
             )
-        return Passage(text, (Answer(len(prompt), len(prompt) + self._length(text[len(prompt) :], text)),))
+        length = self._length(text[len(prompt) :], messages, tools, text)
+        return Passage(text, (Answer(len(prompt), len(prompt) + length),))
 
-    def _length(self, answer: str, text: str) -> int:
+    def _length(self, answer: str, messages: Sequence[Message], tools: Sequence[Any] | None, text: str) -> int:
         """How much of the rest of a text belongs to the answer that it begins with."""
-        if self._end and answer.endswith(self._behind):
-            return len(answer) - len(self._behind) + len(self._end)
-        if self._end and (place := answer.rfind(self._end)) >= 0:
-            return place + len(self._end)
+        behind, end = self._usual
+        if not end or not answer.endswith(behind):
+            behind, end = self._behind(messages[:-1], tools) or (behind, end)
+        if end and answer.endswith(behind):
+            return len(answer) - len(behind) + len(end)
+        if end and (place := answer.rfind(end)) >= 0:
+            return place + len(end)
         if controls := list(self._control.finditer(answer)):
             return controls[-1].end()
         markers = list(self._marker.finditer(answer.rstrip()))
@@ -108,21 +112,24 @@ class Turns:
             f"(name another one in chat_template).\nThe conversation was rendered as\n{_shown(text)}"
         )
 
-    def _find_end(self) -> tuple[str, str]:
-        """What stands behind an answer; of it what ends a turn: up to the first marker, without any up to white space.
-
-        Both are empty where the template does not tell.
-        """
+    def _usual_end(self) -> tuple[str, str]:
+        """What :meth:`_behind` finds for a short conversation; empty texts where the template wants others."""
         for front in ([{"role": "user", "content": "?"}], [{"role": "system", "content": "?"}, {"role": "user", "content": "?"}]):
-            try:
-                text = self._template.render([*front, {"role": ANSWERER, "content": _PROBE}])
-            except DataError:  # a template may want other conversations
-                continue
-            _, probe, behind = text.rpartition(_PROBE)
-            if probe and behind:
-                marker = self._marker.search(behind)
-                return behind, behind[: marker.end()] if marker else behind.rstrip() or behind
+            if found := self._behind(front, None):
+                return found
         return "", ""
+
+    def _behind(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> tuple[str, str] | None:
+        """What stands behind an answer to this; of it what ends a turn: up to the first marker, without any up to white space."""
+        try:
+            text = self._template.render([*messages, {"role": ANSWERER, "content": _PROBE}], tools)
+        except DataError:  # a template may want other conversations
+            return None
+        _, probe, behind = text.rpartition(_PROBE)
+        if not probe or not behind:
+            return None
+        marker = self._marker.search(behind)
+        return behind, behind[: marker.end()] if marker else behind.rstrip() or behind
 
 
 def _shown(text: str) -> str:
