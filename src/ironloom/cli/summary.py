@@ -56,7 +56,7 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
         if isinstance(trainer, PreferenceTrainer):
             shares = [record[_ACCURACY] for record in state.log_history if _ACCURACY in record]
-            found.append(("preferred rightly", f"{shares[0]:.1%} -> {shares[-1]:.1%} of the evaluation pairs"))
+            found.append(("preferred rightly", f"{shares[-1]:.1%} of the evaluation pairs (by chance 50%)"))
         elif trainer.processing_class is not None:  # the loss is one of text
             found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
     if test is not None:

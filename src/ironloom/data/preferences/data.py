@@ -15,7 +15,8 @@ from ironloom.data.preferences.encoder import PairEncoder
 from ironloom.data.preferences.sources import Preferences
 from ironloom.data.preparation import build_store
 from ironloom.data.pretrain import made_tokenizer
-from ironloom.data.sft import NOT_TRAINED, SFTData, TrainedRows, _Prepared
+from ironloom.data.rows import NOT_TRAINED, TrainedRows
+from ironloom.data.sft import SFTData, _Prepared
 from ironloom.data.store import Progress
 from ironloom.errors import DataError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,24 +10,25 @@ import xxhash
 
 from ironloom.data.chat.docstrings import docstrings, identity
 
+_GROUP = 4
+
 
 def records() -> Iterator[dict[str, Any]]:
-    """Two functions of different modules at a time, each with its docstring preferred to the other's.
+    """A few functions of different modules at a time, each with its docstring preferred to that of each other one.
 
-    So every docstring is right once and wrong once, and nothing in itself tells which it is. The couples come in an order
-    that mixes the modules; both pairs of a couple stand together, so that a split of the data keeps them together.
+    So every docstring is right as often as it is wrong, and nothing in itself tells which it is. The groups come in an order
+    that mixes the modules; what belongs to a group stands together, so that a split of the data keeps it together.
     """
-    pairs = docstrings()
-    half = len(pairs) // 2
-    for number in sorted(range(half), key=lambda number: xxhash.xxh3_64_intdigest(str(number).encode())):
-        couple = pairs[number], pairs[number + half]
-        for (signature, right), (_, wrong) in (couple, couple[::-1]):
+    found = docstrings()
+    groups = len(found) // _GROUP
+    for number in sorted(range(groups), key=lambda number: xxhash.xxh3_64_intdigest(str(number).encode())):
+        for (signature, right), (_, wrong) in itertools.permutations(found[number : _GROUP * groups : groups], 2):
             yield {"prompt": f"What does this function do?\n{signature}", "chosen": right, "rejected": wrong}
 
 
 def pair_identity() -> str:
     """What identifies them."""
-    return f"pairs:1:{identity()}"
+    return f"pairs:{_GROUP}:{identity()}"
 
 
 PAIRS = {"python-docstrings": (records, pair_identity)}
