@@ -137,8 +137,6 @@ def test_too_little_text_is_named_with_its_set(corpus: Path, tmp_path: Path) -> 
         ({"train_datasets": [{"dataset": "a"}]}, r"train_datasets\.0\.dataset: unknown key \(did you mean 'dataset_path'"),
         ({"train_datasets": [{"source": "a", "max_samples": 0}]}, r"train_datasets\.0\.max_samples: expected a number of at least 1"),
         ({"train_datasets": [{"source": "a", "ratio": 0.5}]}, r"train_datasets\.0\.ratio: 0\.5 is not available yet"),
-        ({"train_datasets": [{"source": "a", "task_type": "dpo"}]}, r"train_datasets\.0\.task_type: 'dpo' is not available yet"),
-        ({"train_datasets": [{"source": "a", "chosen_column": "b"}]}, r"chosen_column: 'b' is not available yet"),
         ({"train_datasets": [{"source": "a", "dataset_path": "b"}]}, r"train_datasets\.0\.dataset_path: "),
         ({"eval_datasets": [{}]}, r"eval_datasets\.0\.dataset_path: "),
         ({"test_datasets": [None]}, r"test_datasets\.0: expected a name"),

@@ -64,6 +64,7 @@ BLOCKS = {
     "docs/optimizers.md": {"yaml": 2, "bash": 1, "console": 1, "python": 1, "text": 1},
     "docs/models.md": {"python": 2, "bash": 1, "console": 2, "yaml": 2},
     "docs/exactness.md": {"python": 2, "text": 2},
+    "docs/preferences.md": {"yaml": 1, "console": 1, "python": 1},
     "docs/templates.md": {"yaml": 4, "bash": 1, "console": 1},
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -93,7 +93,7 @@ class ProgressCallback(TrainerCallback):
 
 def _line(logs: dict[str, Any], tokens_per_second: float) -> str:
     """A record in one line: what matters, in a fixed order."""
-    shown = [f"{key} {logs[key]:.4g}" for key in sorted(logs) if key.endswith(("_loss", "_perplexity"))]
+    shown = [f"{key} {logs[key]:.4g}" for key in sorted(logs) if key.endswith(("_loss", "_perplexity", "rewards/accuracies"))]
     if "loss" in logs:
         shown.append(f"loss {logs['loss']:.4f}")
     if "grad_norm" in logs:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+
+import torch
 
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.models.decoder import Decoder
 from ironloom.models.generate import generate
-from ironloom.trainer import Trainer, TrainOutput
+from ironloom.objectives import IGNORE_INDEX
+from ironloom.trainer import PreferenceTrainer, Trainer, TrainOutput
 
 PROMPT_TOKENS = 8
 NEW_TOKENS = 40
+_ACCURACY = "eval_rewards/accuracies"
 
 
 def show(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -> None:
@@ -51,10 +54,14 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
     if losses:
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
-        if trainer.processing_class is not None:  # the loss is one of text
+        if isinstance(trainer, PreferenceTrainer):
+            shares = [record[_ACCURACY] for record in state.log_history if _ACCURACY in record]
+            found.append(("preferred rightly", f"{shares[-1]:.1%} of the evaluation pairs (by chance 50%)"))
+        elif trainer.processing_class is not None:  # the loss is one of text
             found.append(("perplexity", f"{_perplexity(losses[0])} -> {_perplexity(losses[-1])}"))
     if test is not None:
-        found.append(("test loss", f"{test['test_loss']:.4f} (perplexity {_perplexity(test['test_loss'])})"))
+        beside = f"preferred rightly: {test['test_rewards/accuracies']:.1%}" if isinstance(trainer, PreferenceTrainer) else None
+        found.append(("test loss", f"{test['test_loss']:.4f} ({beside or 'perplexity ' + _perplexity(test['test_loss'])})"))
     if metrics["train_steps_per_second"]:
         found.append(("time", f"{metrics['train_runtime']:.1f} s"))
         found.append(("speed", f"{metrics['train_tokens_per_second']:,.0f} tokens/s"))
@@ -75,11 +82,18 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
         return []
     lines = []
     for index in range(min(count, len(dataset))):
-        prompt: Any = dataset[index]["input_ids"][:PROMPT_TOKENS].to(trainer.device)
+        prompt = _beginning(dataset[index]).to(trainer.device)
         written = generate(model, prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
         lines.append(f"{one_line(begun)} | {one_line(whole[len(begun) :])}")
     return lines
+
+
+def _beginning(sample: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a model is given of a sample: its first tokens, of a pair the whole of what both answers answer."""
+    if "chosen_ids" not in sample:
+        return sample["input_ids"][:PROMPT_TOKENS]
+    return sample["chosen_ids"][: int((sample["chosen_labels"] != IGNORE_INDEX).nonzero()[0]) + 1]
 
 
 def one_line(text: str) -> str:

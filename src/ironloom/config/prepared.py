@@ -7,7 +7,7 @@ from typing import Any
 
 from ironloom.config.graph import Graph, Node, walk
 
-DATA = ("ironloom.data:PretrainData", "ironloom.data:SFTData")
+DATA = ("ironloom.data:PretrainData", "ironloom.data:SFTData", "ironloom.data:DPOData")
 
 
 def is_data(value: Any) -> bool:

@@ -6,6 +6,7 @@ from ironloom.data.corpus import fingerprint, read_documents
 from ironloom.data.loader import Loader, make_loader
 from ironloom.data.order import Permutation
 from ironloom.data.plan import steps_of_epochs
+from ironloom.data.preferences import DPOData, PreferencePairs, collate_pairs
 from ironloom.data.pretrain import PretrainData
 from ironloom.data.rows import TrainedRows, collate_rows
 from ironloom.data.sft import SFTData
@@ -16,10 +17,12 @@ from ironloom.data.tokenizer_types import make_tokenizer
 
 __all__ = [
     "ColumnFilter",
+    "DPOData",
     "IterableLoader",
     "Loader",
     "PadCollator",
     "Permutation",
+    "PreferencePairs",
     "PretrainData",
     "SFTData",
     "TokenBlocks",
@@ -27,6 +30,7 @@ __all__ = [
     "Tokenizer",
     "TrainedRows",
     "collate_blocks",
+    "collate_pairs",
     "collate_rows",
     "default_collate",
     "fingerprint",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -62,8 +63,49 @@ class OutputObjective(ABC):
         return self.loss_sum(outputs, batch, total), outputs
 
 
+@dataclass(frozen=True)
+class Reported:
+    """What the forward pass returned, with what is to be shown beside the loss.
+
+    Attributes:
+        outputs: The model's outputs.
+        sums: Float32 of shape (names,), without gradient: sums over the batch, which are divided by the weight as the loss is.
+    """
+
+    outputs: Any
+    sums: torch.Tensor
+
+
+class ReportingObjective(OutputObjective):
+    """An objective that has more to show than its loss.
+
+    Its sums are added up over everything that a loss is added up over, so that they are exact whatever the batches are.
+
+    Attributes:
+        reports: Names of the sums.
+    """
+
+    reports: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def loss_and_sums(self, outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss summed over the batch, and the sums that are reported, see :class:`Reported`."""
+
+    def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
+        """As in :class:`OutputObjective`."""
+        return self.loss_and_sums(outputs, batch)[0]
+
+    def __call__(self, model: Model, batch: Batch, total: int) -> tuple[torch.Tensor, Reported]:
+        """As in :class:`Objective`."""
+        outputs = model(**self.inputs(batch))
+        loss, sums = self.loss_and_sums(outputs, batch)
+        return loss, Reported(outputs, sums)
+
+
 def logits_of(outputs: Any) -> torch.Tensor | None:
     """The logits in a model's outputs: a tensor, a mapping, an object or a ``(loss, logits)`` tuple."""
+    if isinstance(outputs, Reported):
+        outputs = outputs.outputs
     if isinstance(outputs, torch.Tensor):
         return outputs if outputs.ndim else None
     if isinstance(outputs, Mapping):

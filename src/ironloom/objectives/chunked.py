@@ -32,8 +32,25 @@ def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, ignore_index:
     """
     if logits.numel() <= _chunk_elements(logits):
         return F.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="sum")
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
-    return loss
+    return cross_entropy_each(logits, targets, ignore_index).sum()
+
+
+def cross_entropy_each(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The negative log-likelihood of each target, 0 for those that are ignored.
+
+    Args:
+        logits: ``[N, C]`` in any floating-point dtype.
+        targets: ``[N]`` class indices.
+        ignore_index: Marks targets that do not count.
+
+    Returns:
+        ``[N]``, float32.
+
+    Raises:
+        IndexError: On the CPU, for a target that is neither a class nor ignored.
+    """
+    losses: torch.Tensor = _ChunkedCrossEntropy.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
+    return losses
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -49,7 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for rows in chunks(logits):
             losses[rows] = F.cross_entropy(logits[rows].float(), safe[rows], reduction="none")
         ctx.save_for_backward(logits, safe, counted)
-        return losses.where(counted, 0.0).sum()
+        return losses.where(counted, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:

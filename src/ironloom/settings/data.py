@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import FiniteFloat
 
 from ironloom.errors import ConfigError, Problem
@@ -21,9 +21,17 @@ Share = Annotated[FiniteFloat, Ge(0), Le(1)]
 Task = Literal["pretrain", "sft", "dpo"]
 Datasets = list[str | dict[str, Any]] | None
 
-PREFERENCES = "it comes with preference tuning"
-_CONVERSATIONS = ("pad_to_max_length", "pad_token_id", "chat_template", "chat_template_arguments", "train_on", "too_long")
-_ENTRY_KEYS = {"pretrain": ("text_column",), "sft": ("messages_column", "chat_template")}
+_CONVERSATIONS = ("pad_to_max_length", "pad_token_id", "chat_template", "chat_template_arguments", "too_long")
+_KEYS = {
+    "pretrain": (),
+    "sft": (*_CONVERSATIONS, "train_on"),
+    "dpo": (*_CONVERSATIONS, "dpo_loss", "dpo_beta", "dpo_label_smoothing"),
+}
+_ENTRY_KEYS = {
+    "pretrain": ("text_column",),
+    "sft": ("messages_column", "chat_template"),
+    "dpo": ("messages_column", "chat_template", "chosen_column", "rejected_column"),
+}
 LISTS = ("train_datasets", "eval_datasets", "test_datasets")
 
 
@@ -41,8 +49,8 @@ class DatasetEntry(Settings):
     text_column: str = setting("text", "Column or field that holds the text.")
     max_samples: Count | None = setting(None, "Read this many documents at most.")
     messages_column: str = setting("messages", "Column that holds a conversation as a list of messages.")
-    chosen_column: str | None = setting(None, "Column of the preferred answer.", planned=PREFERENCES)
-    rejected_column: str | None = setting(None, "Column of the other answer.", planned=PREFERENCES)
+    chosen_column: str | None = setting(None, "Column of the preferred answer or conversation; null: chosen.")
+    rejected_column: str | None = setting(None, "Column of the other one; null: rejected.")
     chat_template: str | None = setting(None, "data.chat_template, where the group does not say it.")
     output_path: str | None = setting(
         None, "Folder of this dataset's tokens.", planned="all prepared data is in one cache, see preprocessed_dir of a data file"
@@ -52,7 +60,6 @@ class DatasetEntry(Settings):
         """What is wrong although every value is right alone."""
         if (self.dataset_path is None) == (self.source is None):
             yield Problem("needs dataset_path, or source for short, and not both", path="dataset_path")
-        yield from _task_problems(self.task_type)
 
 
 @dataclass
@@ -66,22 +73,29 @@ class DataGroup(Settings):
     eval_datasets: Datasets = setting(None, "Datasets to evaluate on; null: a split of the training data.")
     test_datasets: Datasets = setting(None, "Datasets to test on; null: a split of the training data.")
     vocab_size: Count = setting(51200, "Size of a vocabulary that is trained here; one that is loaded may not be larger, if this is given.")
-    pad_to_max_length: bool = setting(False, "sft: fill up every row to the sequence length, not just to the longest of its batch.")
-    pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "sft: id of the padding; -1: the tokenizer's, else its end of text.")
+    pad_to_max_length: bool = setting(False, "sft, dpo: fill up every row to the sequence length, not just to the longest of its batch.")
+    pad_token_id: Annotated[int, Ge(-1)] = setting(-1, "sft, dpo: id of the padding; -1: the tokenizer's, else its end of text.")
     chat_template: str | None = setting(
-        None, "sft: a file, or plain, raw or chatml, which come along; null: the template of the datasets, else of the tokenizer."
+        None, "sft, dpo: a file, or plain, raw or chatml, which come along; null: the template of the datasets, else of the tokenizer."
     )
-    chat_template_arguments: dict[str, Any] | None = setting(None, "sft: variables for the template, such as enable_thinking.")
+    chat_template_arguments: dict[str, Any] | None = setting(None, "sft, dpo: variables for the template, such as enable_thinking.")
     train_on: Literal["all", "last"] = setting("all", "sft: all answers of a conversation, or the last one.")
     too_long: Literal["drop", "left", "right"] = setting(
-        "right", "sft: leave rows out that are longer than a sequence, or cut that side off; they are counted."
+        "right",
+        "sft: leave rows out that are longer than a sequence, or cut that side off; they are counted. dpo: left cuts prompts; "
+        "an answer is never cut.",
     )
+    dpo_loss: Literal["sigmoid", "ipo", "hinge", "sigmoid_norm"] = setting(
+        "sigmoid", "dpo: the loss; sigmoid_norm is sigmoid with log-probabilities averaged over the tokens of an answer."
+    )
+    dpo_beta: Annotated[FiniteFloat, Gt(0)] = setting(0.1, "dpo: how strongly the model is held to what it was before.")
+    dpo_label_smoothing: Annotated[FiniteFloat, Ge(0), Lt(0.5)] = setting(0.0, "dpo: chance that a preference is the wrong way round.")
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong although every value is right alone."""
-        yield from _task_problems(self.task_type)
-        if self.task == "pretrain":
-            yield from _unused(self, _CONVERSATIONS, "data.task_type: sft")
+        yield from _unused(self)
+        if self.dpo_label_smoothing and self.dpo_loss in ("ipo", "hinge"):
+            yield Problem(f"{self.dpo_loss} has none", path="dpo_label_smoothing", hint="sigmoid and sigmoid_norm have")
         if len(self.splits) != 3 or abs(sum(self.splits) - 1) > 1e-6:
             yield Problem(f"expected three shares whose sum is 1, found {self.splits}", path="splits")
         elif self.splits[0] == 0:
@@ -120,16 +134,14 @@ class DataFile(Settings):
             yield Problem("is not available yet: texts are tokenized as they are", path="preprocessing", hint="leave the key out")
 
 
-def _task_problems(task: str | None) -> Iterable[Problem]:
-    if task == "dpo":
-        yield Problem(f"{task!r} is not available yet: {PREFERENCES}", path="task_type")
-
-
-def _unused(settings: Settings, names: Iterable[str], wanted: str) -> Iterable[Problem]:
+def _unused(settings: DataGroup) -> Iterable[Problem]:
     """Keys that say something about another task."""
-    for field in fields(settings):  # type: ignore[arg-type]
-        if field.name in names and getattr(settings, field.name) != field.default:
-            yield Problem("has no effect on pretraining", path=field.name, hint=f"it belongs to {wanted}")
+    names = {"pretrain": "pretraining"}
+    for field in fields(settings):
+        owners = [task for task, keys in _KEYS.items() if field.name in keys]
+        if owners and settings.task not in owners and getattr(settings, field.name) != field.default:
+            hint = f"it belongs to data.task_type: {' or '.join(owners)}"
+            yield Problem(f"has no effect on {names.get(settings.task, settings.task)}", path=field.name, hint=hint)
 
 
 def _is_planned(name: str) -> bool:
@@ -146,9 +158,10 @@ def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
             path = f"{key}.{index}"
             if entry.get("task_type") not in (None, task):
                 yield Problem(f"{entry['task_type']!r} in a run that trains {task!r}", f"{path}.task_type", hint="one run has one task")
-            if task == "sft" and entry.get("ratio", 1.0) != 1.0 and not _is_planned("ratio"):
-                yield Problem("is not available yet for conversations: they are read one after the other", f"{path}.ratio")
-            for name in _ENTRY_KEYS["pretrain" if task == "sft" else "sft"] if task in ("pretrain", "sft") else ():
+            if task in ("sft", "dpo") and entry.get("ratio", 1.0) != 1.0 and not _is_planned("ratio"):
+                what = "conversations" if task == "sft" else "preferences"
+                yield Problem(f"is not available yet for {what}: they are read one after the other", f"{path}.ratio")
+            for name in sorted({name for names in _ENTRY_KEYS.values() for name in names} - {*_ENTRY_KEYS[task]}):
                 if name in entry:
                     yield Problem(f"has no effect on {task}", f"{path}.{name}", hint="leave the key out, or set task_type")
 

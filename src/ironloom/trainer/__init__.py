@@ -6,6 +6,7 @@ from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.accel_trainer import AccelTrainer
 from ironloom.trainer.base_trainer import BaseTrainer
 from ironloom.trainer.pipeline_trainer import PipelineTrainer
+from ironloom.trainer.preference_trainer import PreferenceTrainer
 from ironloom.trainer.trainer import Trainer
 from ironloom.trainer.types import AbstractBaseTrainer, EvalPrediction, ExtensibleTrainer, PredictionOutput, TrainOutput
 
@@ -18,6 +19,7 @@ __all__ = [
     "PipelineTrainer",
     "PipelineTrainingArguments",
     "PredictionOutput",
+    "PreferenceTrainer",
     "TrainOutput",
     "Trainer",
     "TrainerControl",

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ironloom.device import keep_freed_memory, random_key, seed_everything
-from ironloom.objectives import Objective, logits_of
+from ironloom.objectives import Objective, Reported, ReportingObjective, logits_of
 from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
@@ -30,11 +30,12 @@ Batch = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EvalStep:
-    """Result of one batch of an evaluation: loss sum, its weight, logits (None if there are none)."""
+    """Result of one batch of an evaluation: loss sum, its weight, logits (None if there are none), what the objective reports."""
 
     loss_sum: float
     weight: int
     logits: torch.Tensor | None
+    sums: tuple[float, ...] = ()
 
 
 class Engine(Protocol):
@@ -50,6 +51,10 @@ class Engine(Protocol):
 
     def counted(self, weight: int) -> int:
         """What the micro-batches weigh, now that they were run: ``weight``, if it was known before."""
+        ...
+
+    def take_sums(self) -> list[float]:
+        """Sums that the objective reported of this process's micro-batches, in the order of their names; starts anew."""
         ...
 
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
@@ -98,11 +103,14 @@ class NativeEngine:
         self.scaler = torch.amp.GradScaler(device.type) if args.fp16 else None
         if device.type == "cpu":
             keep_freed_memory()
-        self._math_attention = args.attention_kernel == "math"
+        self.math_attention = args.attention_kernel == "math"
         self._forward: Callable[..., Any] = model
         #: What each forward and backward pass is done within.
         self.around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
         self.host_state: HostState | None = None
+        #: Names of what the objective reports beside the loss.
+        self.reports = objective.reports if isinstance(objective, ReportingObjective) else ()
+        self._reported = [0.0] * len(self.reports)
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
@@ -148,14 +156,21 @@ class NativeEngine:
             self.model.train()
         seed_everything(key)
         with self.around():
-            part, _ = self._run(batch, divisor)
+            part, outputs = self._run(batch, divisor)
             if part.requires_grad:
                 # Not part.backward(1 / divisor): a gradient that is given makes PyTorch import SymPy, half a second.
                 mean = part / divisor
                 (mean if self.scaler is None else self.scaler.scale(mean)).backward()  # type: ignore[no-untyped-call]
         if not part.requires_grad and self._weight(batch):
             raise no_gradient()
+        if isinstance(outputs, Reported):
+            self._reported = [sum(pair) for pair in zip(self._reported, outputs.sums.tolist(), strict=True)]
         return part.item()
+
+    def take_sums(self) -> list[float]:
+        """What the objective reported since the last call."""
+        sums, self._reported = self._reported, [0.0] * len(self.reports)
+        return sums
 
     def clip(self, max_norm: float | None, want_norm: bool) -> float | None:
         """Clip by the global L2 norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
@@ -235,7 +250,8 @@ class NativeEngine:
         """Loss and logits of a batch; the model is expected to be in evaluation mode."""
         weight = self._weight(batch)
         loss_sum, outputs = self._run(batch, max(weight, 1))
-        return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None)
+        sums = tuple(outputs.sums.tolist()) if isinstance(outputs, Reported) else ()
+        return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None, sums)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> EvalStep:
@@ -277,12 +293,12 @@ class NativeEngine:
         return self.optimizer
 
     def _numerics(self) -> contextlib.AbstractContextManager[Any]:
-        if self.autocast_dtype is None and not self._math_attention:
+        if self.autocast_dtype is None and not self.math_attention:
             return contextlib.nullcontext()
         stack = contextlib.ExitStack()
         if self.autocast_dtype is not None:
             stack.enter_context(torch.autocast(self.device.type, self.autocast_dtype))
-        if self._math_attention:
+        if self.math_attention:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
 

@@ -32,6 +32,7 @@ class Evaluation:
         seconds: Wall time.
         predictions: Logits of each batch, if asked for.
         labels: Labels of each batch, likewise.
+        sums: What the objective reports beside the loss, by name; divided by the weight as the loss is.
     """
 
     loss_sum: float = 0.0
@@ -41,11 +42,14 @@ class Evaluation:
     seconds: float = 0.0
     predictions: list[torch.Tensor] = field(default_factory=list)
     labels: list[torch.Tensor] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: EvalStep, batch: Batch, keep: Callable[[torch.Tensor, Any], torch.Tensor] | None, labels_key: str) -> None:
         """Count one batch; ``keep`` and ``labels_key`` as in :func:`evaluate`."""
         self.loss_sum += step.loss_sum
         self.weight += step.weight
+        for name, value in zip(self.sums, step.sums, strict=False):  # a prediction has none
+            self.sums[name] += value
         self.samples += batch_size(batch)
         if keep is not None and step.logits is not None:
             labels = batch.get(labels_key, batch.get("shift_labels"))
@@ -55,7 +59,8 @@ class Evaluation:
 
     def unite(self, team: Team) -> None:
         """Make the sums those of all processes, and the kept tensors those of all in the order of the data."""
-        self.loss_sum, weight, samples = team.sum([self.loss_sum, self.weight, self.samples])
+        self.loss_sum, weight, samples, *sums = team.sum([self.loss_sum, self.weight, self.samples, *self.sums.values()])
+        self.sums = dict(zip(self.sums, sums, strict=True))
         self.weight, self.samples = int(weight), int(samples)
         if any(team.gather(bool(self.predictions))):
             parts = team.gather((self.predictions, self.labels))
@@ -71,6 +76,7 @@ class Evaluation:
         """Loss, runtime and throughput under ``prefix``."""
         return {
             f"{prefix}_loss": self.loss,
+            **{f"{prefix}_{name}": value / self.weight for name, value in self.sums.items() if self.weight},
             f"{prefix}_runtime": self.seconds,
             f"{prefix}_samples_per_second": self.samples / self.seconds,
             f"{prefix}_steps_per_second": self.batches / self.seconds,
@@ -108,8 +114,8 @@ def evaluate(
     Raises:
         DataError: If the data set is empty.
     """
-    result, start = Evaluation(), time.perf_counter()
-    with _evaluation_mode(engine):
+    result, start = Evaluation(sums=dict.fromkeys(engine.reports, 0.0)), time.perf_counter()
+    with evaluation_mode(engine):
         for index, batch in enumerate(loader.iterate(0)):
             if stop():
                 return None
@@ -141,7 +147,7 @@ def first_losses(engine: NativeEngine, loader: Any, num_batches: int, seed: int,
         team: The processes that have parts of a batch, or nothing of it.
     """
     losses = []
-    with _evaluation_mode(engine), contextlib.closing(loader.iterate(0)) as batches:
+    with evaluation_mode(engine), contextlib.closing(loader.iterate(0)) as batches:
         for index, batch in enumerate(itertools.islice(batches, num_batches)):
             seed_everything(random_key("evaluate", seed, index))
             step = engine.evaluate(batch, keep_logits=False)
@@ -151,7 +157,7 @@ def first_losses(engine: NativeEngine, loader: Any, num_batches: int, seed: int,
 
 
 @contextlib.contextmanager
-def _evaluation_mode(engine: NativeEngine) -> Iterator[None]:
+def evaluation_mode(engine: NativeEngine) -> Iterator[None]:
     """The model in evaluation mode. Each module by itself: a part that is frozen in that mode must stay there."""
     training = [module for module in engine.model.modules() if module.training]
     engine.model.eval()

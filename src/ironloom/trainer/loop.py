@@ -130,7 +130,8 @@ class TrainLoop:
         self.learning_rate = engine.learning_rate()
         want_norm = self.args.grad_norm_log_interval is not None and self._flag_due(self.args.grad_norm_log_interval)
         self.grad_norm = engine.clip(self.args.max_grad_norm, want_norm)
-        if self._is_finite(loss_sum):
+        is_applied = self._is_finite(loss_sum)
+        if is_applied:
             self._before_optimizer()
             if engine.step():
                 trainer.emit("on_optimizer_step")
@@ -141,7 +142,7 @@ class TrainLoop:
             self.progress.skipped_steps += 1
             self.progress.window_steps += 1
         engine.zero_grad()
-        self._count(window, weight)
+        self._count(window, weight, is_applied)
         self._set_flags("steps")
         trainer.emit("on_step_end")
         self._act()
@@ -157,11 +158,13 @@ class TrainLoop:
         self._phase("forward")
         self.trainer.emit("on_substep_end")
 
-    def _count(self, window: Sequence[Batch], weight: int) -> None:
+    def _count(self, window: Sequence[Batch], weight: int, is_applied: bool) -> None:
         state, progress = self.trainer.state, self.progress
         state.global_step += 1
         state.num_target_tokens_seen += weight
-        (tokens,) = self.team.sum([sum(self._tokens(batch) for batch in window if batch is not None)])
+        tokens, *sums = self.team.sum([sum(self._tokens(batch) for batch in window if batch is not None), *self.engine.take_sums()])
+        if is_applied:
+            progress.report(dict(zip(self.engine.reports, sums, strict=True)))
         state.num_input_tokens_seen += int(tokens)
         progress.samples = int(min(progress.samples + len(window) * self.samples_per_batch, self.samples_per_epoch))
         micro_batches = math.ceil(progress.samples / self.samples_per_batch)
@@ -260,9 +263,9 @@ class TrainLoop:
 
     def _log(self) -> None:
         logs: dict[str, float] = {}
-        loss = self.progress.take_window()
+        reported, loss = self.progress.take_reported(), self.progress.take_window()
         if loss is not None:
-            logs["loss"] = loss
+            logs |= {"loss": loss, **reported}
         logs |= self._norms("log")
         logs["learning_rate"] = self.learning_rate
         if self.progress.skipped_steps:

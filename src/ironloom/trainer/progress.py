@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -17,6 +17,7 @@ class Progress:
         window_loss: Loss sum since the last log record.
         window_weight: Its weight, in targets.
         window_steps: Optimizer steps in it.
+        window_sums: What the objective reported in it beside the loss, by name; the weight is the same.
         total_loss: Loss sum of the whole run.
         total_weight: Its weight.
         skipped_steps: Steps whose update was left out because the loss was not finite.
@@ -30,6 +31,7 @@ class Progress:
     window_loss: float = 0.0
     window_weight: int = 0
     window_steps: int = 0
+    window_sums: dict[str, float] = field(default_factory=dict)
     total_loss: float = 0.0
     total_weight: int = 0
     skipped_steps: int = 0
@@ -45,6 +47,11 @@ class Progress:
         self.total_loss += loss_sum
         self.total_weight += weight
 
+    def report(self, sums: dict[str, float]) -> None:
+        """Count what the objective reported of an optimizer step beside the loss."""
+        for name, value in sums.items():
+            self.window_sums[name] = self.window_sums.get(name, 0.0) + value
+
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         self.epoch += 1
@@ -55,6 +62,11 @@ class Progress:
         mean = self.window_loss / self.window_weight if self.window_weight else None
         self.window_loss, self.window_weight, self.window_steps = 0.0, 0, 0
         return mean
+
+    def take_reported(self) -> dict[str, float]:
+        """The means of what was reported in the window, which ends with :meth:`take_window`."""
+        sums, self.window_sums = self.window_sums, {}
+        return {name: value / self.window_weight for name, value in sums.items()} if self.window_weight else {}
 
     @property
     def training_loss(self) -> float:

@@ -93,20 +93,18 @@ WORKS = {
 REFUSED = {"cache_dir": "downloads", "preprocessing": {"lower": True}}
 ENTRY_WORKS = {"split": "test", "subset": "main", "text_column": "body", "max_samples": 5, "dataset_path": "b.txt", "source": "b.txt"}
 ENTRY_REFUSED = {
-    "task_type": "dpo",
     "ratio": 0.5,
-    "chosen_column": "c",
-    "rejected_column": "r",
     "output_path": "o",
 }
 
 
 ENTRY_CONVERSATIONS = {"messages_column": "m", "chat_template": "plain"}
+ENTRY_PREFERENCES = {"chosen_column": "c", "rejected_column": "r"}
 
 
 def test_these_lists_cover_every_key():
     assert {*WORKS, *REFUSED} == set(field_names(DataFile))
-    assert {*ENTRY_WORKS, *ENTRY_REFUSED, *ENTRY_CONVERSATIONS, "name"} == set(field_names(DatasetEntry))
+    assert {*ENTRY_WORKS, *ENTRY_REFUSED, *ENTRY_CONVERSATIONS, *ENTRY_PREFERENCES, "name", "task_type"} == set(field_names(DatasetEntry))
 
 
 @pytest.mark.parametrize("key", WORKS)
@@ -157,6 +155,17 @@ def test_every_key_of_conversations_belongs_to_their_task(with_file, key):
     _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, ratio: 0.5}]\n")
     (problem,) = problems(path)
     assert "data.train_datasets.0.ratio: " in problem and "not available yet" in problem
+
+
+@pytest.mark.parametrize("key", ENTRY_PREFERENCES)
+def test_every_key_of_preferences_belongs_to_their_task(with_file, key):
+    entry = f"train_datasets: [{{dataset_path: a.jsonl, {key}: {ENTRY_PREFERENCES[key]}}}]\n"
+    for task in ("pretrain", "sft"):
+        _, path = with_file(f"task_type: {task}\n{entry}")
+        (problem,) = problems(path)
+        assert f"data.train_datasets.0.{key}: has no effect on {task}" in problem
+    _, path = with_file(f"task_type: dpo\n{entry}")
+    assert config.load(path).root["data"].kwargs["train_datasets"][0][key] == ENTRY_PREFERENCES[key]
 
 
 def test_the_name_of_an_entry_is_in_what_goes_wrong_with_it(tmp_path):

@@ -36,7 +36,7 @@ def default_of(group, key):
 #: Keys that the specification does not have: what its optimizers and schedules do not need, and options of fine-tuning.
 ADDED = {
     "optim": {"momentum", "lr_power", "decay_type", "cooldown_steps", "constant_lr", "checkpoint_step", "tau"},
-    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long"},
+    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long", "dpo_loss", "dpo_beta", "dpo_label_smoothing"},
 }
 
 
@@ -88,9 +88,6 @@ OF_OTHER_MODELS = {
     "model.lora.target_modules": (["o_proj"], [*LOADED, "model.lora.r=4"]),
 }
 # For every key a valid value that is not its default, and what must be set with it.
-PLANNED = {
-    "data.task_type": "dpo",
-}
 WORKS = {
     "trainer.model_name": "other",
     "trainer.model_path": "elsewhere",
@@ -196,6 +193,8 @@ CONVERSATIONS = {
     "data.train_on": "last",
     "data.too_long": "drop",
 }
+PREFERENCES = {"data.dpo_loss": "ipo", "data.dpo_beta": 0.3, "data.dpo_label_smoothing": 0.1}
+TASK = {"data.task_type": "dpo"}
 NEVER = {"init.data_parallel_random_init": True}
 # What it names is tested in test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
@@ -210,12 +209,13 @@ def test_these_lists_cover_every_key():
     further = {key for key in OF_OTHER_MODELS if key.count(".") == 2}
     assert (
         set(OF_OTHER_MODELS)
-        | set(PLANNED)
         | set(SHARDED)
         | set(RECOMPUTED)
         | set(CHOSEN)
         | set(NEVER)
         | set(CONVERSATIONS)
+        | set(PREFERENCES)
+        | set(TASK)
         | set(WORKS)
         | set(ROTARY)
         | set(WINDOW)
@@ -254,7 +254,31 @@ def test_every_key_of_conversations_changes_the_graph_or_has_no_effect(write, ke
     task = "data.task_type=sft"
     assert tagged.dump(config.load(path, [task, override])) != tagged.dump(config.load(path, [task]))
     (problem,) = problems(path, [override])
-    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: sft)"
+    owners = "sft" if key == "data.train_on" else "sft or dpo"
+    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: {owners})"
+
+
+@pytest.mark.parametrize("key", PREFERENCES)
+def test_every_key_of_preferences_changes_the_graph_or_has_no_effect(write, key):
+    path, override = write(DATA), f"{key}={PREFERENCES[key]}"
+    assert tagged.dump(config.load(path, ["data.task_type=dpo", override])) != tagged.dump(config.load(path, ["data.task_type=dpo"]))
+    for task in ("pretrain", "sft"):
+        (problem,) = problems(path, [f"data.task_type={task}", override])
+        assert problem.endswith("(it belongs to data.task_type: dpo)")
+
+
+def test_preferences_have_a_trainer_of_their_own_and_share_pairs_only(write):
+    path = write(DATA)
+    graph = config.load(path, ["data.task_type=dpo"])
+    assert config.check(graph) == []
+    assert (graph.root["main"].target, graph.root["data"].target) == ("ironloom.trainer:PreferenceTrainer", "ironloom.data:DPOData")
+    assert graph.root["main"].kwargs["test_dataset"] is graph.root["test_dataset"]
+    (problem,) = problems(path, ["data.task_type=dpo", "data.train_on=last"])
+    assert problem == "command line: data.train_on: has no effect on dpo (it belongs to data.task_type: sft)"
+    (problem,) = problems(path, ["data.task_type=dpo", "data.dpo_loss=hinge", "data.dpo_label_smoothing=0.1"])
+    assert "data.dpo_label_smoothing: hinge has none" in problem
+    found = problems(path, ["data.task_type=dpo", "trainer.tensor_model_parallel_size=2"])
+    assert any("trainer.tensor_model_parallel_size: is not available yet for preferences" in problem for problem in found)
 
 
 def test_the_datasets_may_say_the_task_and_all_say_the_same(write):
@@ -306,21 +330,6 @@ def test_utils_make_callbacks_that_fit_their_signatures(write):
     assert callbacks[1].kwargs == {"tracking_uri": "mlruns", "experiment_name": "e", "run_name": "model"}
     profile, _ = config.build(callbacks[2:])
     assert (profile.step_start, profile.step_end, profile.ranks) == (10, 12, (0,))
-
-
-@pytest.mark.parametrize("key", PLANNED)
-def test_every_planned_key_is_refused_by_name(write, key):
-    (problem,) = problems(write(DATA), [f"{key}={spelled(PLANNED[key])}"])
-    assert problem.startswith(f"command line: {key}: ")
-    assert "not available yet" in problem
-
-
-def test_planned_keys_may_repeat_their_default(write):
-    text = ""
-    for group in ("operation", "parallel", "data", "init"):
-        keys = [key for key in field_names(GROUPS[group]) if f"{group}.{key}" in PLANNED]
-        text += f"{group}: {json.dumps({key: default_of(group, key) for key in keys})}\n"
-    config.load(write(text.replace("data: {", 'data: {"train_datasets": ["python-docs"], ')))
 
 
 @pytest.mark.parametrize("key", FROM_ENVIRONMENT)

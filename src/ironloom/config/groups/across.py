@@ -10,6 +10,7 @@ from ironloom.config.groups import batch, loaded
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
+from ironloom.settings.data import DataGroup
 from ironloom.settings.dream.world import fitting, nearest_divisors
 
 PROCESS = {"rank": ("RANK", -1, 0), "local_rank": ("LOCAL_RANK", 0, 0), "world_size": ("WORLD_SIZE", 1, 1)}
@@ -65,6 +66,7 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _schedule(facts)
     yield from _parts(facts)
     yield from _datasets(facts)
+    yield from _preferences(facts)
     yield from _heads(facts)
     yield from _lengths(facts)
     yield from _vocabulary(facts)
@@ -84,6 +86,16 @@ def batch_sizes(facts: Facts, environment: Mapping[str, str]) -> batch.Batch | P
         micro = None
     sizes = batch.resolve(micro, accumulation, total, ranks)
     return below("trainer", sizes) if isinstance(sizes, Problem) else sizes
+
+
+def _preferences(facts: Facts) -> Iterator[Problem]:
+    """Pairs of rows are not shared by processes yet."""
+    values = facts("data.task_type", "data.train_datasets", *SHARING)
+    if values is None or DataGroup(task_type=values[0], train_datasets=values[1]).task != "dpo":
+        return
+    for path, size in zip(SHARING, values[2:], strict=True):
+        if size > 1:
+            yield Problem("is not available yet for preferences", path=path, hint="leave it at 1: processes then share the pairs")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int | None:

@@ -28,8 +28,10 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
     schedule = schedule_of(groups, key)
     devices = devices_of(groups, key)
     spread: dict[str, Any] = {} if devices is None else {"device_parameters": devices}
+    test = _node(ATTRIBUTE, data, "test")
+    trainer, preference = _trainer(groups, key, test)
     main = _node(
-        "ironloom.trainer:Trainer",
+        trainer,
         model_init=model,
         args=arguments,
         data_collator=_collator(groups, key, data, tokenizer),
@@ -39,6 +41,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         optimizer_factory=optimizer,
         lr_scheduler_factory=schedule,
         callbacks=_callbacks(groups, key),
+        **preference,
         **spread,
     )
     return settle(
@@ -51,7 +54,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
             "lr_scheduler": schedule,
             **spread,
             "main": main,
-            "test_dataset": _node(ATTRIBUTE, data, "test"),
+            "test_dataset": test,
         }
     )
 
@@ -61,14 +64,23 @@ def _node(target: str, *args: Any, mode: Any = "call", name: str | None = None, 
     return Node(target, mode, fixed, kwargs, name)
 
 
+def _trainer(groups: Groups, key: Keys, test: Node) -> tuple[str, dict[str, Any]]:
+    """The trainer of a task, and what it takes besides."""
+    if groups.data.task != "dpo":
+        return "ironloom.trainer:Trainer", {}
+    options = {name: key(f"data.dpo_{name}") for name in ("loss", "beta", "label_smoothing")}
+    return "ironloom.trainer:PreferenceTrainer", {**options, "test_dataset": test, "reference_cache": key("data_file.preprocessed_dir")}
+
+
 def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
     # The size of a vocabulary that is loaded is its own: only one that somebody wrote is held against it.
     is_trained = groups.model.tokenizer_type == "bbpe" and groups.model.vocab_name_or_path is None
     is_given = found.origin(("data", "vocab_size")).route != "default"
     target, options = "ironloom.data:PretrainData", {}
-    if groups.data.task == "sft":
-        names = ("chat_template", "chat_template_arguments", "train_on", "too_long")
-        target, options = "ironloom.data:SFTData", {name: key(f"data.{name}") for name in names}
+    if groups.data.task != "pretrain":
+        names = ["chat_template", "chat_template_arguments", "too_long", *(["train_on"] if groups.data.task == "sft" else [])]
+        target = "ironloom.data:SFTData" if groups.data.task == "sft" else "ironloom.data:DPOData"
+        options = {name: key(f"data.{name}") for name in names}
     return _node(
         target,
         **options,
@@ -90,14 +102,14 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
 
 
 def _collator(groups: Groups, key: Keys, data: Node, tokenizer: Node) -> Node:
-    if groups.data.task != "sft":
+    if groups.data.task == "pretrain":
         return _node("ironloom.data:collate_blocks", mode="partial")
     # Slices of sequences and pipelines want rows of one length.
     fixed = groups.data.pad_to_max_length or groups.trainer.pipeline_model_parallel_size > 1
     length = _node(ATTRIBUTE, data, "seq_length")
     padding = _node(ATTRIBUTE, tokenizer, "pad_token_id") if groups.data.pad_token_id < 0 else key("data.pad_token_id")
     return _node(
-        "ironloom.data:collate_rows",
+        "ironloom.data:collate_rows" if groups.data.task == "sft" else "ironloom.data:collate_pairs",
         mode="partial",
         pad_token_id=padding,
         length=length if fixed else key.derived(None, "data.pad_to_max_length"),
