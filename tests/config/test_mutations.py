@@ -60,6 +60,7 @@ CASES = {
     "library_trainer": Case(presets.LIBRARY / "templates/trainers/trainer.yaml", "run.yaml", templated, 2, least=60),
     "quickstart_code": Case(ROOT / "examples/quickstart.py", "run.py", coded, 2, least=60),
     "sft": Case(ROOT / "examples/sft.yaml", "run.yaml", in_groups, 7, least=60),
+    "dpo": Case(ROOT / "examples/dpo.yaml", "run.yaml", in_groups, 7, least=60),
     "example": Case(HERE / "groups/example.yaml", "run.yaml", in_groups, 12),
     **{
         path.stem: Case(

@@ -65,7 +65,8 @@ def pair_of(record: Any, place: str, columns: tuple[str, str] = ("chosen", "reje
         conversation = conversation_of({**others, "messages": turns}, f"{place}: {name}")
         sides.append(conversation.messages)
         tools = conversation.tools
-    return Pair(*_marked(*sides, place, columns), tools, place)
+    chosen, rejected = _marked(sides[0], sides[1], place, columns)
+    return Pair(chosen, rejected, tools, place)
 
 
 def _turns(prompt: Any, side: Any, what: str) -> Iterator[Any]:
