@@ -18,7 +18,7 @@ CONFIGURATIONS = sorted(
         *LIBRARY.glob("templates/trainers/*.yaml"),
     ]
 )
-assert len(CONFIGURATIONS) == 15, CONFIGURATIONS
+assert len(CONFIGURATIONS) == 16, CONFIGURATIONS
 
 
 def label(file: Path) -> str:

@@ -78,7 +78,7 @@ def project(tmp_path, write):
 # Every command.
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("ckpt", "generate", "model")])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("ckpt", "generate", "model", "data")])
 def test_every_command_has_an_example(ironloom, command):
     result = ironloom(command, "--help")
     assert result.code == 0

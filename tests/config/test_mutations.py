@@ -59,6 +59,7 @@ CASES = {
     "quickstart_template": Case(ROOT / "examples/quickstart_template.yaml", "run.yaml", templated, 2, least=60),
     "library_trainer": Case(presets.LIBRARY / "templates/trainers/trainer.yaml", "run.yaml", templated, 2, least=60),
     "quickstart_code": Case(ROOT / "examples/quickstart.py", "run.py", coded, 2, least=60),
+    "sft": Case(ROOT / "examples/sft.yaml", "run.yaml", in_groups, 7, least=60),
     "example": Case(HERE / "groups/example.yaml", "run.yaml", in_groups, 12),
     **{
         path.stem: Case(

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import resource
-import signal
 import subprocess
 import sys
 import textwrap
@@ -21,7 +20,8 @@ import numpy as np
 import pytest
 
 from ironloom.data.cache import cache_root
-from ironloom.data.store import TokenStore, batches_of, prepare
+from ironloom.data.preparation.records import batches, size_of
+from ironloom.data.store import TokenStore, prepare
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError, ResourceError
 
@@ -79,14 +79,15 @@ def test_a_finished_store_is_used_again(tmp_path: Path, tokenizer: Tokenizer) ->
 
 
 def test_batches_do_not_show_in_the_result(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    documents = [str(number) * (number % 50) for number in range(1, 1500)]
+    documents = [str(number) * (number % 50) for number in range(1, 5000)]
     seen: list[int] = []
     store = prepare(texts(*documents), tokenizer, "key", tmp_path, lambda done, what: seen.append(done))
-    assert seen == [512, 1024, 1499]
+    assert seen == [2048, 4096, 4999]
     expected = [number for text in documents for number in (*text.encode(), 256)]
     assert store.tokens.tolist() == expected
-    assert store.num_documents == 1499
-    assert [len(batch) for batch in batches_of(iter(["x" * 600_000] * 5))] == [2, 2, 1]
+    assert store.num_documents == 4999
+    long = ((letter, letter) for letter in ["x" * 600_000] * 5)
+    assert [len(batch) for batch, _ in batches(long, size_of)] == [2, 2, 1]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
@@ -178,30 +179,14 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
 
 
 def slowly(cache: Path, started: Any) -> None:
-    """Prepares a corpus that takes its time."""
+    """Prepares a corpus that takes its time, and tells when a part of it is written."""
 
     def documents() -> Iterator[str]:
         for number in range(300):
-            yield f"{number} " * 3000
-            started.set()
             time.sleep(0.002)
+            yield f"{number} " * 10_000
 
-    prepare(documents, Tokenizer.bytes(), "key", cache)
-
-
-def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    context = multiprocessing.get_context("fork")
-    started = context.Event()
-    process = context.Process(target=slowly, args=(tmp_path, started))
-    process.start()
-    assert started.wait(30)
-    os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-    process.join()
-    (left,) = folders(tmp_path)
-    assert "staging" in left
-    store = prepare(texts(*TEXTS), tokenizer, "key", tmp_path)
-    assert store.num_tokens == 20
-    assert folders(tmp_path) == [store.folder.name]  # what was left is gone too
+    prepare(documents, Tokenizer.bytes(), "key", cache, lambda done, what: started.set())
 
 
 def test_two_processes_at_once_make_one_store(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -213,6 +198,7 @@ def test_two_processes_at_once_make_one_store(tmp_path: Path, tokenizer: Tokeniz
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sum(event.is_set() for event in started) == 1  # the others waited
     (name,) = folders(tmp_path)
     TokenStore(tmp_path / "tokens" / name).verify()
     assert prepare(never, tokenizer, "key", tmp_path).num_documents == 300

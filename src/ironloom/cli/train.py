@@ -27,13 +27,14 @@ from ironloom.cli.configuration import (
 )
 from ironloom.cli.working import working
 from ironloom.config import tagged
-from ironloom.config.graph import Graph, Node
+from ironloom.config.graph import Graph
+from ironloom.config.prepared import is_data
 from ironloom.config.processes import communication, data_parallel
 from ironloom.errors import ConfigError, Interrupted, IronloomError
 from ironloom.settings.dream.device import Comm
 
 if TYPE_CHECKING:
-    from ironloom.data import PretrainData
+    from ironloom.data import PretrainData, SFTData
     from ironloom.parallel.launch import Launch
     from ironloom.parallel.watch import Watch
 
@@ -224,10 +225,10 @@ def _put_aside(folder: pathlib.Path) -> None:
     print(f"the checkpoints of the earlier run are kept in {kept}", file=sys.stderr)
 
 
-def _prepare_data(graph: Graph) -> PretrainData | None:
+def _prepare_data(graph: Graph) -> PretrainData | SFTData | None:
     """Tokenize what is not in the cache yet, with a sign of life; the run then finds it there."""
     node = graph.root.get("data")
-    if not (isinstance(node, Node) and node.target == "ironloom.data:PretrainData"):
+    if not is_data(node):
         return None  # data of the user's own, which need no preparation by us
     data = config.build(graph, "data")
     with working("preparing the data") as progress:

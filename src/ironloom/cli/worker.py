@@ -17,6 +17,7 @@ from ironloom.cli.configuration import arguments_of, output_dir
 from ironloom.cli.train import DATA_PARALLEL, PROCESSES
 from ironloom.config import tagged
 from ironloom.config.graph import Graph, Node, is_plain, walk
+from ironloom.config.prepared import data_nodes
 from ironloom.config.processes import data_parallel
 from ironloom.errors import ConfigError
 from ironloom.parallel import preflight
@@ -128,7 +129,7 @@ class Worker:
 def checkpoint_bytes(graph: Graph) -> int:
     """About what a checkpoint takes; 0 where the graph does not tell the model's size."""
     shapes = [value for _, value in walk(graph.root) if isinstance(value, Node) and value.target == "ironloom.settings:ModelConfig"]
-    data = [value for _, value in walk(graph.root) if isinstance(value, Node) and value.target == "ironloom.data:PretrainData"]
+    data = list(data_nodes(graph))
     if not shapes or not data or not is_plain(shapes[0].kwargs):
         return 0
     return _BYTES * count_parameters(ModelConfig(**shapes[0].kwargs), data[0].kwargs.get("vocab_size") or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ironloom.config.graph import Graph, Node, is_plain, walk
+from ironloom.config.prepared import DATA
 from ironloom.config.processes import data_parallel
 from ironloom.settings.base import field_names
 from ironloom.settings.dream.world import world_size
@@ -18,7 +19,7 @@ def summary(graph: Graph) -> str:
     """Size of the model, tokens of an optimizer step, steps; parts that the graph does not tell are left out."""
     parts = []
     shape = _arguments(graph, "ironloom.settings:ModelConfig")
-    data = _arguments(graph, "ironloom.data:PretrainData")
+    data = next((found for name in DATA if (found := _arguments(graph, name)) is not None), None)
     training = next((found for name in _TRAINING if (found := _arguments(graph, f"ironloom.settings:{name}")) is not None), None)
     if shape is not None and data is not None:
         size = _vocabulary(**{key: data[key] for key in ("tokenizer_type", "vocab_name_or_path", "vocab_size")})

@@ -7,6 +7,8 @@ from ironloom.data.loader import Loader, make_loader
 from ironloom.data.order import Permutation
 from ironloom.data.plan import steps_of_epochs
 from ironloom.data.pretrain import PretrainData
+from ironloom.data.rows import TrainedRows, collate_rows
+from ironloom.data.sft import SFTData
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
 from ironloom.data.tokenizer import Tokenizer, make_tokenizer
@@ -18,10 +20,13 @@ __all__ = [
     "PadCollator",
     "Permutation",
     "PretrainData",
+    "SFTData",
     "TokenBlocks",
     "TokenStore",
     "Tokenizer",
+    "TrainedRows",
     "collate_blocks",
+    "collate_rows",
     "default_collate",
     "fingerprint",
     "keep_columns",

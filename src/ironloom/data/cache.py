@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ironloom.atomic import fsync_file, fsync_folder
@@ -15,6 +17,7 @@ from ironloom.errors import ResourceError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCK = ".lock"
+_WAIT = 0.05  # seconds between two looks whether another process has finished
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -58,10 +61,59 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
                 raise
         fsync_folder(folder.parent)
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[Path | None]:
+    """Hold the folder in which ``folder`` is made, ``NAME.partial``, alone; what a killed process left in it is there.
+
+    Another process that holds it is waited for. It is removed when ``folder`` exists on leaving the block.
+
+    Yields:
+        The partial folder; None if ``folder`` exists by now.
+
+    Raises:
+        ResourceError: If it cannot be written.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    lock = -1
+    try:
+        while lock < 0 and not folder.exists():
+            lock = _try_lock(partial)
+            if lock < 0:
+                time.sleep(_WAIT)
+        if lock >= 0 and folder.exists():  # it was finished while we opened the lock
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        yield None if lock < 0 or not partial.exists() else partial
+    finally:
+        if lock >= 0:
+            if folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
+def _try_lock(partial: Path) -> int:
+    """The descriptor of the partial folder's lock; -1 if another process holds it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = os.open(partial / _LOCK, os.O_CREAT | os.O_RDWR)
+    except FileNotFoundError:  # just removed by who finished
+        return -1
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_ino == (partial / _LOCK).stat().st_ino:  # else it was removed with its folder
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(lock)
+    return -1
 
 
 def withdraw(folder: Path) -> None:
@@ -77,7 +129,7 @@ def withdraw(folder: Path) -> None:
     except FileNotFoundError:  # another process was faster
         return
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     shutil.rmtree(away, ignore_errors=True)
 
 
@@ -109,11 +161,12 @@ def _staging(folder: Path) -> tuple[Path, int]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         unlocked.rename(staging)  # under this name others may look whether the lock is held
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
     return staging, lock
 
 
-def _cannot_write(folder: Path, error: OSError) -> ResourceError:
+def cannot_write(folder: Path, error: OSError) -> ResourceError:
+    """What to raise when ``folder`` could not be written."""
     where = error.filename or folder
     if error.errno in _FULL:
         return ResourceError(f"{folder.parent}: no space left: {error.strerror} (free some, or set cache_dir or IRONLOOM_CACHE)")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ironloom.data.corpus import fingerprint, read_documents
+from ironloom.data.corpus import fingerprint, read_marked
 from ironloom.errors import ConfigError, DataError, Problem
 from ironloom.settings.base import mapping_problems
 from ironloom.settings.groups import DatasetEntry
@@ -35,13 +35,24 @@ class Corpus:
 
     def documents(self) -> Iterator[str]:
         """The texts, see ``corpus.read_documents``."""
-        for name, arguments in zip(self.names, self.sources, strict=True):
+        for document, _ in self.read(None):
+            if not isinstance(document, str):
+                raise DataError("token ids that another program has prepared cannot train a tokenizer: name the one that made them")
+            yield document
+
+    def read(self, mark: Any) -> Iterator[tuple[Any, Any]]:
+        """The texts behind a mark, each with the mark of what follows it, see ``preparation.Source``."""
+        start, *inner = mark or (0,)
+        for number in range(start, len(self.sources)):
             try:
-                yield from read_documents(**arguments)
+                for document, place in read_marked(**self.sources[number], mark=inner or None):
+                    yield document, (number, *place)
             except DataError as error:
+                name = self.names[number]
                 if name is None:
                     raise
                 raise DataError(f"{name}: {error}") from error
+            inner = []
 
     def key(self) -> str:
         """What identifies the texts."""

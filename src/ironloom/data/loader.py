@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 from ironloom.data.blocks import TokenBlocks
 from ironloom.data.fetch import BatchReader, Collate, MapDataset
 from ironloom.data.plan import BatchPlan
+from ironloom.data.rows import TrainedRows
 from ironloom.data.workers import WorkerPool
 from ironloom.errors import ConfigError, DataError, Problem
 
@@ -139,7 +140,7 @@ def make_loader(dataset: Any, *, shuffle: bool = True, **options: Any) -> Any:
     if isinstance(dataset, Mapping):
         names = ", ".join(map(repr, dataset))
         raise ConfigError(f"a dataset was expected, found a mapping with {names}: choose one of them")
-    if isinstance(dataset, TokenBlocks):
+    if isinstance(dataset, TokenBlocks | TrainedRows):
         options.update(num_workers=0, prefetch_factor=None, persistent_workers=False)
     if isinstance(dataset, MapDataset) and not isinstance(dataset, IterableDataset):
         return Loader(dataset, shuffle=shuffle, **options)

@@ -12,7 +12,8 @@ import xxhash
 from ironloom.data.blocks import TokenBlocks, split_ranges
 from ironloom.data.cache import cache_root, publish, withdraw
 from ironloom.data.entries import Corpus, Datasets, entry_problems
-from ironloom.data.store import Progress, TokenStore, prepare
+from ironloom.data.preparation import TextEncoder, build_store
+from ironloom.data.store import Progress, TokenStore
 from ironloom.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, check_tokenizer_type, make_tokenizer
 from ironloom.errors import ConfigError, DataError, Problem
 
@@ -41,6 +42,7 @@ class PretrainData:
         eval_samples: Use the first so many blocks for evaluation; None, or more than there are: all.
         test_samples: The same for the test.
         cache_dir: The cache, see ``cache.cache_root``.
+        num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
 
     Raises:
         ConfigError: With every mistake in the arguments.
@@ -60,13 +62,14 @@ class PretrainData:
         eval_samples: int | None = None,
         test_samples: int | None = None,
         cache_dir: str | None = None,
+        num_workers: int | None = None,
     ):
         problems = [
             *entry_problems("train_datasets", train_datasets),
             *entry_problems("eval_datasets", eval_datasets),
             *entry_problems("test_datasets", test_datasets),
-            *_split_problems(splits),
-            *_count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples),
+            *split_problems(splits),
+            *count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples, num_workers=num_workers),
         ]
         if not train_datasets:
             problems.append(Problem("at least one dataset is needed", path="train_datasets"))
@@ -86,6 +89,7 @@ class PretrainData:
         self._eval_samples = eval_samples
         self._test_samples = test_samples
         self._cache_dir = cache_dir
+        self._num_workers = num_workers
         self._prepared: _Prepared | None = None
 
     @property
@@ -121,16 +125,24 @@ class PretrainData:
         if self._prepared is not None:
             return
         tokenizer = self._make_tokenizer(progress)
+        encoder = TextEncoder(tokenizer)
 
         def store_of(corpus: Corpus | None) -> TokenStore | None:
             if corpus is None:
                 return None
-            return prepare(corpus.documents, tokenizer, corpus.key(), self._cache_dir, progress)
+            return build_store(corpus, encoder, corpus.key(), cache_dir=self._cache_dir, progress=progress, num_workers=self._num_workers)
 
         train_store, eval_store, test_store = store_of(self._train), store_of(self._eval), store_of(self._test)
         assert train_store is not None
         train = self._blocks("training", train_store, *self._ranges(train_store)[0])
         self._prepared = _Prepared(tokenizer, train, train_store, eval_store, test_store)
+
+    @property
+    def stores(self) -> dict[str, TokenStore]:
+        """The stores by what they are for: ``training``, and ``evaluation`` and ``test`` where they have data of their own."""
+        ready = self._ready()
+        found = {"training": ready.train_store, "evaluation": ready.eval_store, "test": ready.test_store}
+        return {name: store for name, store in found.items() if store is not None}
 
     def _ready(self) -> _Prepared:
         self.prepare()
@@ -162,23 +174,8 @@ class PretrainData:
             raise DataError(f"{kind} data: {error}") from error
 
     def _make_tokenizer(self, progress: Progress | None) -> Tokenizer:
-        def documents() -> Iterator[str]:
-            for number, document in enumerate(self._train.documents()):
-                if progress is not None and number % _REPORT_EVERY == 0:
-                    progress(number, "training the tokenizer")
-                yield document
-
-        limit = self._vocab_size
-
-        def make() -> Tokenizer:
-            return make_tokenizer(self._tokenizer_type, self._vocab_name_or_path, limit or MIN_VOCAB_SIZE, documents)
-
-        if self._vocab_name_or_path is not None or self._tokenizer_type != "bbpe":
-            tokenizer = make()
-            if limit is not None and tokenizer.vocab_size > limit:
-                raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {limit}: leave vocab_size out")
-            return tokenizer
-        return _cached_tokenizer(make, f"{self._vocab_size}:{self._train.key()}", self._cache_dir)
+        kind = self._tokenizer_type, self._vocab_name_or_path, self._vocab_size
+        return made_tokenizer(*kind, self._train.documents, self._train.key, self._cache_dir, progress)
 
 
 @dataclass(frozen=True)
@@ -188,6 +185,48 @@ class _Prepared:
     train_store: TokenStore
     eval_store: TokenStore | None
     test_store: TokenStore | None
+
+
+def made_tokenizer(
+    tokenizer_type: str,
+    vocab_name_or_path: str | None,
+    vocab_size: int | None,
+    texts: Callable[[], Iterator[str]],
+    key: Callable[[], str],
+    cache_dir: str | None,
+    progress: Progress | None,
+) -> Tokenizer:
+    """The tokenizer of a run: loaded, or trained on its texts, once for all runs that have the same ones.
+
+    Args:
+        tokenizer_type: See ``tokenizer.make_tokenizer``, as for the next two.
+        vocab_name_or_path: Where it is loaded from.
+        vocab_size: Size of one that is trained; the most that a loaded one may have.
+        texts: Gives what it is trained on.
+        key: Gives what identifies the texts.
+        cache_dir: The cache, see ``cache.cache_root``.
+        progress: Called now and then with the number of texts read.
+
+    Raises:
+        ConfigError: If a loaded one is larger than ``vocab_size``.
+        DataError: If it cannot be loaded, or there is no text.
+    """
+
+    def documents() -> Iterator[str]:
+        for number, document in enumerate(texts()):
+            if progress is not None and number % _REPORT_EVERY == 0:
+                progress(number, "training the tokenizer")
+            yield document
+
+    def make() -> Tokenizer:
+        return make_tokenizer(tokenizer_type, vocab_name_or_path, vocab_size or MIN_VOCAB_SIZE, documents)
+
+    if vocab_name_or_path is not None or tokenizer_type != "bbpe":
+        tokenizer = make()
+        if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+            raise ConfigError(f"vocab_size: the tokenizer has {tokenizer.vocab_size} tokens, more than {vocab_size}: leave vocab_size out")
+        return tokenizer
+    return _cached_tokenizer(make, f"{vocab_size}:{key()}", cache_dir)
 
 
 def _cached_tokenizer(make: Callable[[], Tokenizer], key: str, cache_dir: str | None) -> Tokenizer:
@@ -203,14 +242,16 @@ def _cached_tokenizer(make: Callable[[], Tokenizer], key: str, cache_dir: str | 
     return Tokenizer.load(folder)
 
 
-def _split_problems(splits: Any) -> Iterator[Problem]:
+def split_problems(splits: Any) -> Iterator[Problem]:
+    """What is wrong with the shares of training, evaluation and test."""
     if len(splits) != 3 or any(share < 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
         yield Problem(f"expected three shares of at least 0 whose sum is 1, found {list(splits)}", path="splits")
     elif splits[0] == 0:
         yield Problem("the share of training data is 0", path="splits")
 
 
-def _count_problems(**counts: int | None) -> Iterator[Problem]:
+def count_problems(**counts: int | None) -> Iterator[Problem]:
+    """What is wrong with numbers, given by key; None is right."""
     for path, count in counts.items():
         if count is not None and count < 1:
             yield Problem(f"expected at least 1, found {count}", path=path)

@@ -1,26 +1,37 @@
-"""Readers of single files: each yields the texts of one file and names file and line of what is wrong in it."""
+"""Readers of single files: each yields the texts of one file and names file and line of what is wrong in it.
+
+What is wrong with one record is yielded in its place, as the error that names it: so all of them can be counted. What is
+wrong with the file is raised. A file may be compressed, ``.gz`` or ``.zst``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gzip
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ironloom.errors import DataError
 
 _CSV_FIELD_LIMIT = 2**31 - 1
+_ZSTD_BUFFER = 1 << 20
 _PARQUET_BATCH = 512  # rows in memory at a time
 _BOM = b"\xef\xbb\xbf"
+COMPRESSED = (".gz", ".zst")
+
+Text = str | tuple[str, Any] | DataError
+"""The text of a record, or what is wrong with it. Where no column is named: the place of the record, and the record."""
 
 
-def read_txt(path: Path, text_column: str) -> Iterator[str]:
+def read_txt(path: Path, text_column: str | None) -> Iterator[Text]:
     """The whole file as one document."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        content = file.read()
     if not content:
         raise _empty(path)
     content = content.removeprefix(_BOM)
@@ -31,33 +42,38 @@ def read_txt(path: Path, text_column: str) -> Iterator[str]:
         raise _bad_utf8(f"{path}:{line}", error) from error
 
 
-def read_jsonl(path: Path, text_column: str) -> Iterator[str]:
+def read_jsonl(path: Path, text_column: str | None) -> Iterator[Text]:
     """One JSON object in each line; blank lines are passed over."""
     for number, line in _lines(path):
-        if line.strip():
-            place = f"{path}:{number}"
-            yield text_of(_parsed(line.rstrip("\r\n"), path, number), text_column, place)
+        if isinstance(line, DataError):
+            yield line
+        elif line.strip():
+            try:
+                yield text_of(_parsed(line.rstrip("\r\n"), path, number), text_column, f"{path}:{number}")
+            except DataError as error:
+                yield error
 
 
-def read_json(path: Path, text_column: str) -> Iterator[str]:
+def read_json(path: Path, text_column: str | None) -> Iterator[Text]:
     """A list of objects, one object, or objects line by line."""
     (content,) = read_txt(path, text_column)
+    assert isinstance(content, str)
     if content.lstrip()[:1] == "[":
         for number, record in enumerate(_parsed(content, path)):
-            yield text_of(record, text_column, f"{path}: record {number}")
+            yield text_or_error(record, text_column, f"{path}: record {number}")
         return
     try:
         record = json.loads(content)
     except (ValueError, RecursionError):
         yield from read_jsonl(path, text_column)
         return
-    yield text_of(record, text_column, str(path))
+    yield text_or_error(record, text_column, str(path))
 
 
-def read_csv(path: Path, text_column: str) -> Iterator[str]:
+def read_csv(path: Path, text_column: str | None) -> Iterator[Text]:
     """Comma-separated values with a header; a field may hold line breaks when it is quoted."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)  # a document may be longer than the default of 128 KiB
-    rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    rows = csv.reader(_raised(line for _, line in _lines(path)), strict=True)
     try:
         header = next(rows)
         for row in rows:
@@ -65,13 +81,14 @@ def read_csv(path: Path, text_column: str) -> Iterator[str]:
             if not row:
                 continue
             if len(row) != len(header):
-                raise DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
-            yield text_of(dict(zip(header, row, strict=True)), text_column, place)
+                yield DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
+            else:
+                yield text_or_error(dict(zip(header, row, strict=True)), text_column, place)
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
 
-def read_parquet(path: Path, text_column: str) -> Iterator[str]:
+def read_parquet(path: Path, text_column: str | None) -> Iterator[Text]:
     """One column of a Parquet file, a few hundred rows at a time."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -82,11 +99,12 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
             raise _empty(path)
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if text_column not in names:
+            if text_column is not None and text_column not in names:
                 raise _no_column(str(path), text_column, names)
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=[text_column]):
-                for value in batch.column(0).to_pylist():
-                    yield text_of({text_column: value}, text_column, f"{path}: row {number}")
+            columns = None if text_column is None else [text_column]
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    yield text_or_error(row, text_column, f"{path}: row {number}")
                     number += 1
     except DataError:
         raise
@@ -94,7 +112,7 @@ def read_parquet(path: Path, text_column: str) -> Iterator[str]:
         raise DataError(f"{path}: not a complete Parquet file (at row {number}): {error}") from error
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+READERS: dict[str, Callable[[Path, str | None], Iterator[Text]]] = {
     ".txt": read_txt,
     ".jsonl": read_jsonl,
     ".json": read_json,
@@ -103,17 +121,39 @@ READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
 }
 
 
-def text_of(record: Any, text_column: str, place: str) -> str:
-    """The text of one record.
+def reader_of(path: Path) -> Callable[[Path, str | None], Iterator[Text]] | None:
+    """The reader for a file of this name; None if there is none."""
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    kind = name.suffix.lower()
+    return READERS.get(kind) if name is path or kind != ".parquet" else None
+
+
+def kinds() -> str:
+    """The kinds of file that can be read, for messages."""
+    return f"{', '.join(READERS)}; compressed as {', '.join(COMPRESSED)}"
+
+
+def text_or_error(record: Any, text_column: str | None, place: str) -> Text:
+    """The text of one record, or what :func:`text_of` raises."""
+    try:
+        return text_of(record, text_column, place)
+    except DataError as error:
+        return error
+
+
+def text_of(record: Any, text_column: str | None, place: str) -> str | tuple[str, Any]:
+    """The text of one record, or the whole of it.
 
     Args:
         record: What was read.
-        text_column: The field that holds the text.
+        text_column: The field that holds the text; None: the record is wanted as it is, with its place.
         place: File and line, for the message.
 
     Raises:
         DataError: If the record has no such field, or it is not a text that can be encoded as UTF-8.
     """
+    if text_column is None:
+        return place, record
     if not isinstance(record, Mapping):
         raise DataError(f"{place}: expected an object with a field {text_column!r}, found {_shown(record)}")
     if text_column not in record:
@@ -129,26 +169,59 @@ def text_of(record: Any, text_column: str, place: str) -> str:
     return text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, with their ends.
+def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
+    """Numbered lines, with their ends, or what is wrong with a line.
 
     Raises:
-        DataError: If the file cannot be read, is empty, or a line is not UTF-8.
+        DataError: If the file cannot be read or is empty.
     """
     number = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.removeprefix(_BOM) if number == 1 else line
-                try:
-                    decoded = text.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise _bad_utf8(f"{path}:{number}", error) from error
-                yield number, decoded
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.removeprefix(_BOM) if number == 1 else line
+            try:
+                decoded: str | DataError = text.decode("utf-8")
+            except UnicodeDecodeError as error:
+                decoded = _bad_utf8(f"{path}:{number}", error)
+            yield number, decoded
     if number == 0:
         raise _empty(path)
+
+
+def _raised(lines: Iterable[str | DataError]) -> Iterator[str]:
+    """Lines of which every one is needed."""
+    for line in lines:
+        if isinstance(line, DataError):
+            raise line
+        yield line
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file opened for reading, decompressed if its name says so.
+
+    Raises:
+        DataError: If it cannot be read, or the compressed content is damaged or ends too early.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".gz":
+            with gzip.open(path) as file:
+                yield file  # type: ignore[misc]
+        elif suffix == ".zst":
+            import pyarrow
+
+            with path.open("rb") as plain, pyarrow.CompressedInputStream(plain, "zstd") as stream:
+                yield io.BufferedReader(stream, _ZSTD_BUFFER)
+        else:
+            with path.open("rb") as file:
+                yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged or cut off: {error}") from error
+    except OSError as error:
+        if suffix == ".zst" and error.errno is None:  # as the library reports what it cannot decompress
+            raise DataError(f"{path}: damaged or cut off: {error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _parsed(text: str, path: Path, first_line: int = 1) -> Any:
@@ -161,7 +234,7 @@ def _parsed(text: str, path: Path, first_line: int = 1) -> Any:
         raise DataError(f"{path}:{first_line}: not readable as JSON: {error}") from error
 
 
-def _no_column(place: str, text_column: str, columns: Any) -> DataError:
+def _no_column(place: str, text_column: str | None, columns: Any) -> DataError:
     names = ", ".join(map(str, columns))
     return DataError(f"{place}: no column {text_column!r}; there is {names or 'none'} (set text_column)")
 

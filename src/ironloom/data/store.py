@@ -1,41 +1,114 @@
-"""The token store: a corpus as one run of token ids on disk, memory-mapped."""
+"""The token store: a corpus as one run of token ids on disk, memory-mapped. Owns the format; writing is ``store_writer``.
+
+A store is a folder. It exists complete or not at all, and is never changed afterwards. Its files, all little-endian:
+
+=================  =========  =================================================================================
+``tokens.bin``     uint16 or  The ids, document after document. uint16 where the vocabulary has 65,536 ids or
+                   uint32     fewer.
+``documents.bin``  int64      Where each document starts and, last, the number of tokens: (documents + 1,).
+``trained.bin``    uint8      Only where a task trains some tokens and not others: 1 for a token that the model has
+                              to produce, 0 for one that it is given; one for each token.
+``weights.bin``    float32    Only where messages have weights: that of each token.
+``meta.json``                 ``format``, ``dtype``, ``num_tokens``, ``num_documents``, ``vocab_size``, ``tokenizer``
+                              (fingerprint), ``columns`` (of ``trained``, ``weights``), ``counts`` (what the encoder
+                              counted), ``info`` (the task's own), ``files`` (size and XXH3 of each).
+=================  =========  =================================================================================
+
+Boundaries are ``documents.bin`` alone: whether a document ends with an end token is the encoder's choice, and no reader
+looks for one. Tasks write through :func:`ironloom.data.preparation.build_store`: an :class:`Encoder` makes :class:`Rows`
+of records; processes, resuming, checks and publishing are the same for all.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ironloom.data.cache import cache_root, publish, withdraw
-from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError
+
+if TYPE_CHECKING:
+    from ironloom.data.tokenizer import Tokenizer
 
 Progress = Callable[[int, str], None]
 """Called with the number of documents done and what is being done."""
 
-_FORMAT = 1
-_TOKENS = "tokens.bin"
-_DOCUMENTS = "documents.bin"
-_META = "meta.json"
-_BATCH_DOCUMENTS = 512
-_BATCH_CHARACTERS = 1 << 20  # what one call of the tokenizer gets, whichever limit comes first
+FORMAT = 2
+TOKENS, DOCUMENTS, META = "tokens.bin", "documents.bin", "meta.json"
+COLUMNS = {"trained": ("trained.bin", "<u1"), "weights": ("weights.bin", "<f4")}
+"""What may lie beside the tokens, one value for each: its file and its type."""
+
 _HASH_CHUNK = 1 << 20
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Rows:
+    """The documents that an encoder makes of some records.
+
+    Attributes:
+        tokens: Ids, document after document, shape (tokens,), any integer type.
+        lengths: Tokens of each document, shape (documents,); none is empty.
+        trained: 1 where the model has to produce the token, shape (tokens,); None where all are trained.
+        weights: Weight of each token, shape (tokens,), float32; None where all weigh 1.
+        counts: What is to be told in the end, such as records that were dropped, by reason; summed over all batches.
+    """
+
+    tokens: NDArray[Any]
+    lengths: NDArray[Any]
+    trained: NDArray[Any] | None = None
+    weights: NDArray[Any] | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, documents: list[list[int]], counts: dict[str, int] | None = None, **columns: list[list[Any]]) -> Rows:
+        """From lists of ids and, by name, lists of as many values for each column."""
+        lengths = np.array([len(document) for document in documents], dtype=np.int64)
+
+        def flat(values: list[list[Any]], dtype: str) -> NDArray[Any]:
+            return np.array([value for document in values for value in document], dtype=dtype)
+
+        others = {name: flat(values, COLUMNS[name][1]) for name, values in columns.items()}
+        return cls(flat(documents, "<u4"), lengths, counts=counts or {}, **others)
+
+
+class Encoder(Protocol):
+    """Makes documents of records, in any process: it is picklable, and what it makes of a record depends on nothing else.
+
+    Attributes:
+        fingerprint: Equal for encoders that make the same of every record; part of the store's name.
+        tokenizer: Fingerprint of the tokenizer.
+        vocab_size: Every id is below it.
+        columns: What :class:`Rows` holds beside the tokens: of ``trained``, ``weights``.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """See the class."""
+
+    @property
+    def tokenizer(self) -> str:
+        """See the class."""
+
+    @property
+    def vocab_size(self) -> int:
+        """See the class."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See the class."""
+
+    def __call__(self, records: list[Any]) -> Rows:
+        """The documents of some records, in their order; fewer where some are dropped, and counted."""
 
 
 class TokenStore:
     """A finished store. Opening it costs the same whatever its size.
-
-    The files, little-endian: ``tokens.bin``, uint16 or uint32, every document followed by the end token;
-    ``documents.bin``, int64, where each document starts and, last, the number of tokens; ``meta.json``.
 
     Args:
         folder: Where it lies.
@@ -46,6 +119,11 @@ class TokenStore:
         num_documents: Documents.
         tokens: The ids, shape (num_tokens,), read-only.
         offsets: Where each document starts and the last one ends, shape (num_documents + 1,), read-only.
+        trained: 1 for each token that the model has to produce, uint8 of shape (num_tokens,); None: all are trained.
+        weights: Weight of each token, float32 of shape (num_tokens,); None: all weigh 1.
+        vocab_size: Every id is below it.
+        counts: What was counted while it was written, such as records that were dropped, by reason.
+        info: What the task keeps with it.
 
     Raises:
         DataError: If a file is missing or has another size than it was written with.
@@ -53,15 +131,47 @@ class TokenStore:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._meta = _read_meta(self.folder)
-        self.num_tokens: int = self._meta["num_tokens"]
-        self.num_documents: int = self._meta["num_documents"]
-        self.tokens: NDArray[Any] = np.memmap(self.folder / _TOKENS, dtype=self._meta["dtype"], mode="r")
-        self.offsets: NDArray[Any] = np.memmap(self.folder / _DOCUMENTS, dtype="<i8", mode="r")
+        self._meta = meta = _read_meta(self.folder)
+        self.num_tokens: int = meta["num_tokens"]
+        self.num_documents: int = meta["num_documents"]
+        self.vocab_size: int = meta["vocab_size"]
+        self.counts: dict[str, int] = meta["counts"]
+        self.info: dict[str, Any] = meta["info"]
+        self.tokens: NDArray[Any] = np.memmap(self.folder / TOKENS, dtype=meta["dtype"], mode="r")
+        self.offsets: NDArray[Any] = np.memmap(self.folder / DOCUMENTS, dtype="<i8", mode="r")
+        self.trained = self._column("trained")
+        self.weights = self._column("weights")
+
+    def _column(self, name: str) -> NDArray[Any] | None:
+        file, dtype = COLUMNS[name]
+        return np.memmap(self.folder / file, dtype=dtype, mode="r") if name in self._meta["columns"] else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the name of its folder."""
         return TokenStore, (self.folder,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for stores with the same content, wherever and however they were made."""
+        files = sorted((name, file["xxh3"]) for name, file in self._meta["files"].items())
+        return xxhash.xxh3_128_hexdigest(json.dumps([self._meta["dtype"], files]).encode())
+
+    @property
+    def tokenizer(self) -> str:
+        """Fingerprint of the tokenizer whose ids these are."""
+        return str(self._meta["tokenizer"])
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer whose ids mean something else.
+
+        Raises:
+            DataError: If the store was made with another.
+        """
+        if tokenizer.fingerprint != self.tokenizer:
+            raise DataError(
+                f"{self.folder}: made with another tokenizer ({self.tokenizer[:12]}, not {tokenizer.fingerprint[:12]}); "
+                "prepare the data with this one, or name the one it was made with in vocab_name_or_path"
+            )
 
     def verify(self) -> None:
         """Read everything and compare it with what was written.
@@ -84,96 +194,31 @@ def prepare(
     key: str,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    num_workers: int | None = None,
 ) -> TokenStore:
-    """The store of a corpus: opened if it is there, else written first.
-
-    Memory does not grow with the corpus. Several processes may do this at once; a process that is killed leaves nothing
-    that counts.
+    """The store of texts, each followed by the tokenizer's end token: opened if it is there, else written first.
 
     Args:
         documents: Gives the texts; called only if the store has to be written.
-        tokenizer: Turns them into ids; its end token follows each document.
+        tokenizer: Turns them into ids.
         key: What identifies the texts, such as ``corpus.fingerprint``.
         cache_dir: The cache, see :func:`ironloom.data.cache.cache_root`.
         progress: Called after each batch of documents.
+        num_workers: Processes for a large corpus; None: as many as there are cores.
 
     Raises:
         DataError: If the tokenizer has no end token, or there is no text.
         ResourceError: If the disk is full or the cache cannot be written.
     """
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no end token: set eos_token in its tokenizer_config.json")
-    name = xxhash.xxh3_128_hexdigest(f"{_FORMAT}:{tokenizer.fingerprint}:{key}".encode())
-    folder = cache_root(cache_dir) / "tokens" / name
-    if folder.exists():
-        try:
-            return TokenStore(folder)
-        except DataError as error:
-            log.warning("%s; it is prepared anew", error)
-            withdraw(folder)
-    publish(folder, lambda staging: _write(staging, documents(), tokenizer, progress))
-    return TokenStore(folder)
+    from ironloom.data.preparation import Counted, TextEncoder, build_store
+
+    encoder = TextEncoder(tokenizer)
+    return build_store(Counted(documents), encoder, key, cache_dir=cache_dir, progress=progress, num_workers=num_workers)
 
 
-def _write(folder: Path, documents: Iterator[str], tokenizer: Tokenizer, progress: Progress | None) -> None:
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-    with (folder / _TOKENS).open("wb") as tokens_file, (folder / _DOCUMENTS).open("wb") as documents_file:
-        tokens, starts = _HashedFile(tokens_file), _HashedFile(documents_file)
-        starts.write(np.zeros(1, dtype="<i8"))
-        num_tokens = num_documents = 0
-        for batch in batches_of(documents):
-            encoded = tokenizer.encode_batch(batch)
-            ids = itertools.chain.from_iterable((*document, tokenizer.eos_token_id) for document in encoded)
-            lengths = np.array([len(document) + 1 for document in encoded], dtype="<i8")
-            starts.write(num_tokens + np.cumsum(lengths))
-            num_tokens += int(lengths.sum())
-            num_documents += len(batch)
-            tokens.write(np.fromiter(ids, dtype=dtype))
-            if progress is not None:
-                progress(num_documents, "tokenizing")
-    if num_documents == 0:
-        raise DataError("the corpus has no documents")
-    meta = {
-        "format": _FORMAT,
-        "dtype": dtype,
-        "num_tokens": num_tokens,
-        "num_documents": num_documents,
-        "tokenizer": tokenizer.fingerprint,
-        "files": {_TOKENS: tokens.summary(), _DOCUMENTS: starts.summary()},
-    }
-    (folder / _META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-
-
-class _HashedFile:
-    """Writes arrays and keeps account of their bytes."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._size = 0
-        self._hasher = xxhash.xxh3_64()
-
-    def write(self, array: NDArray[Any]) -> None:
-        content = array.tobytes()
-        self._file.write(content)
-        self._hasher.update(content)
-        self._size += len(content)
-
-    def summary(self) -> dict[str, Any]:
-        return {"size": self._size, "xxh3": self._hasher.hexdigest()}
-
-
-def batches_of(documents: Iterator[str]) -> Iterator[list[str]]:
-    """Documents in lists of bounded size; a document longer than the bound is a list of its own."""
-    batch: list[str] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document)
-        if len(batch) >= _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+def dtype_of(vocab_size: int) -> str:
+    """The type of the ids of a vocabulary."""
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -183,18 +228,21 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         DataError: If they do not, or it cannot be read.
     """
     try:
-        meta: dict[str, Any] = json.loads((folder / _META).read_text(encoding="utf-8"))
-        sizes = {name: expected["size"] for name, expected in meta["files"].items()}
-        if meta["format"] != _FORMAT or {_TOKENS, _DOCUMENTS} != sizes.keys():
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
             raise DataError(f"{folder}: a token store of another format")
-        for name, size in sizes.items():
+        names = {TOKENS: meta["num_tokens"] * np.dtype(meta["dtype"]).itemsize, DOCUMENTS: (meta["num_documents"] + 1) * 8}
+        names |= {COLUMNS[name][0]: meta["num_tokens"] * np.dtype(COLUMNS[name][1]).itemsize for name in meta["columns"]}
+        for name, size in names.items():
             found = (folder / name).stat().st_size
             if found != size:
                 raise DataError(f"{folder / name}: {found} bytes, {size} were written")
+        if names.keys() != meta["files"].keys() or not all(isinstance(meta[key], dict) for key in ("counts", "info")):
+            raise DataError(f"{folder / META}: damaged: it does not name its files")
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / _META}: damaged: {error}") from error
+        raise DataError(f"{folder / META}: damaged: {error}") from error
     return meta

@@ -7,16 +7,20 @@ gives the same ids.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tokenizers
 import xxhash
+from numpy.typing import NDArray
 
 from ironloom.data import tokenizer_files
+from ironloom.data.tokenizer_fast import FastTokenizer
 from ironloom.errors import ConfigError, DataError
 from ironloom.settings.base import nearest
 
@@ -27,6 +31,9 @@ END_TOKEN = "<|endoftext|>"
 
 MIN_VOCAB_SIZE = 257
 """Of a byte-level tokenizer: one token for each byte, and the end token."""
+
+CHAT_TEMPLATE = "chat_template.jinja"
+SPECIAL_KINDS = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 TOKENIZER_TYPES = ("gpt2", "bbpe", "llama", "byte")
 _LATER_TYPES = ("tiktoken", "sentencepiece", "t5")
@@ -67,9 +74,63 @@ class Tokenizer:
         """Equal for tokenizers that give the same ids and end a text with the same token."""
         return xxhash.xxh3_128_hexdigest(f"{self.eos_token_id}:{self._backend.to_str()}".encode())
 
+    @functools.cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of the special tokens that have a part to play, by name, as chat templates know them."""
+        named = {kind: self._id_of(kind) for kind in SPECIAL_KINDS}
+        return {kind: str(self._backend.id_to_token(token)) for kind, token in named.items() if token is not None}
+
+    @functools.cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Texts that are one token each whatever stands around them, and no words: those that end turns are among them."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return tuple(sorted({*(token.content for token in added if token.special), *self.special_tokens.values()}, key=len, reverse=True))
+
+    @functools.cached_property
+    def chat_templates(self) -> dict[str, str]:
+        """The chat templates that it comes with, by name: ``default``, and perhaps ``tool_use``."""
+        found = self._config.get("chat_template")
+        if isinstance(found, list):  # older files hold several
+            templates = {str(entry["name"]): str(entry["template"]) for entry in found}
+        else:
+            templates = {"default": found} if isinstance(found, str) else {}
+        for file in self._extra_files:
+            if file.name == CHAT_TEMPLATE:  # where there is one, it counts
+                templates["default"] = file.read_text(encoding="utf-8")
+        return templates
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """The same tokenizer with another chat template, which is saved with it."""
+        others = (file for file in self._extra_files if file.name != CHAT_TEMPLATE)
+        return Tokenizer(self._backend, {**self._config, "chat_template": template}, others)
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, in parallel over the cores. No special tokens are added."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @functools.cached_property
+    def _fast(self) -> FastTokenizer | None:
+        return FastTokenizer.of(self._backend)
+
+    def encode_flat(self, texts: list[str], *, fast: bool = True) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts one after the other, and the number of ids of each: for large amounts of text.
+
+        Args:
+            texts: The texts.
+            fast: Whether the package ``gigatoken`` is used where it is installed and gives the same ids.
+
+        Raises:
+            TokenizersDiffer: If it did so far, and does not for a sample of these texts.
+        """
+        if fast and texts and self._fast is not None:
+            return self._fast.encode_checked(texts)
+        encoded = self.encode_batch(texts)
+        lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.uint32, count=int(lengths.sum()))
+        return flat, lengths
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_fast"}
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. No special tokens are added."""

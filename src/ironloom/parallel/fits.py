@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ironloom.config.graph import Graph, Node, Path, is_plain, walk
+from ironloom.config.prepared import data_nodes
 from ironloom.config.processes import argument, device_parameters, pipeline_size
 from ironloom.config.validate import as_path
 from ironloom.errors import ConfigError, Problem
@@ -145,7 +146,7 @@ def _lengths(graph: Graph, size: int) -> Iterator[Problem]:
     """Sequences that cannot be shared by ``size`` processes."""
     if size == 1:
         return
-    for node in _nodes(graph, "ironloom.data:PretrainData"):
+    for node in data_nodes(graph):
         length = node.kwargs.get("seq_length")
         found = length_problem(length, size) if isinstance(length, int) else None
         if found is not None:
@@ -189,7 +190,7 @@ def _decoder(graph: Graph, node: Node) -> Shape:
         return Shape()
     shape = ModelConfig(**config.kwargs)
     counts = {name: getattr(shape, name) for name in ("num_attention_heads", "num_key_value_heads", "d_ffn")}
-    rows = next((data.kwargs.get("vocab_size") for data in _nodes(graph, "ironloom.data:PretrainData")), None)
+    rows = next((data.kwargs.get("vocab_size") for data in data_nodes(graph)), None)
     unit = node.kwargs.get("vocab_padding_unit", 128)
     padded = padded_size(rows, unit) if isinstance(rows, int) and isinstance(unit, int) else None
     return Shape(counts, shape.num_layers, padded, "decoder with qk_norm" if shape.qk_norm else None)

@@ -87,23 +87,25 @@ WORKS = {
     "tokenizer_type": "byte",
     "vocab_name_or_path": "folder",
     "preprocessed_dir": "cache",
+    "num_workers": 8,
 }
-REFUSED = {"cache_dir": "downloads", "num_workers": 8, "preprocessing": {"lower": True}}
+REFUSED = {"cache_dir": "downloads", "preprocessing": {"lower": True}}
 ENTRY_WORKS = {"split": "test", "subset": "main", "text_column": "body", "max_samples": 5, "dataset_path": "b.txt", "source": "b.txt"}
 ENTRY_REFUSED = {
-    "task_type": "sft",
+    "task_type": "dpo",
     "ratio": 0.5,
-    "messages_column": "m",
     "chosen_column": "c",
     "rejected_column": "r",
-    "chat_template": "t",
     "output_path": "o",
 }
 
 
+ENTRY_CONVERSATIONS = {"messages_column": "m", "chat_template": "plain"}
+
+
 def test_these_lists_cover_every_key():
     assert {*WORKS, *REFUSED} == set(field_names(DataFile))
-    assert {*ENTRY_WORKS, *ENTRY_REFUSED, "name"} == set(field_names(DatasetEntry))
+    assert {*ENTRY_WORKS, *ENTRY_REFUSED, *ENTRY_CONVERSATIONS, "name"} == set(field_names(DatasetEntry))
 
 
 @pytest.mark.parametrize("key", WORKS)
@@ -138,6 +140,19 @@ def test_every_other_key_of_an_entry_is_refused_by_name(with_file, key):
     (problem,) = problems(path)
     assert f"data.train_datasets.0.{key}: " in problem
     assert "not available yet" in problem
+
+
+@pytest.mark.parametrize("key", ENTRY_CONVERSATIONS)
+def test_every_key_of_conversations_belongs_to_their_task(with_file, key):
+    entry = f"train_datasets: [{{dataset_path: a.jsonl, {key}: {ENTRY_CONVERSATIONS[key]}}}]\n"
+    _, path = with_file(entry)
+    (problem,) = problems(path)
+    assert f"data.train_datasets.0.{key}: has no effect on pretrain" in problem
+    _, path = with_file(f"task_type: sft\n{entry}")
+    config.load(path)
+    _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, text_column: body}]\n")
+    (problem,) = problems(path)
+    assert "data.train_datasets.0.text_column: has no effect on sft" in problem
 
 
 def test_the_name_of_an_entry_is_in_what_goes_wrong_with_it(tmp_path):

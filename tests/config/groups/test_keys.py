@@ -33,8 +33,11 @@ def default_of(group, key):
     return getattr(GROUPS[group](), key)
 
 
-#: Keys that the specification does not have: what its optimizers and schedules do not need.
-ADDED = {"optim": {"momentum", "lr_power", "decay_type", "cooldown_steps", "constant_lr", "checkpoint_step", "tau"}}
+#: Keys that the specification does not have: what its optimizers and schedules do not need, and options of fine-tuning.
+ADDED = {
+    "optim": {"momentum", "lr_power", "decay_type", "cooldown_steps", "constant_lr", "checkpoint_step", "tau"},
+    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long"},
+}
 
 
 def test_every_key_and_default_of_the_specification_is_there_and_no_other():
@@ -87,9 +90,7 @@ OF_OTHER_MODELS = {
 # For every key a valid value that is not its default, and what must be set with it.
 PLANNED = {
     "model.tokenizer_type": "sentencepiece",
-    "data.task_type": "sft",
-    "data.pad_to_max_length": True,
-    "data.pad_token_id": 0,
+    "data.task_type": "dpo",
 }
 WORKS = {
     "trainer.model_name": "other",
@@ -188,6 +189,14 @@ CHOSEN = {
     "optim.checkpoint_step": 50,
     "optim.tau": 5,
 }
+CONVERSATIONS = {
+    "data.pad_to_max_length": True,
+    "data.pad_token_id": 0,
+    "data.chat_template": "plain",
+    "data.chat_template_arguments": {"enable_thinking": False},
+    "data.train_on": "last",
+    "data.too_long": "drop",
+}
 NEVER = {"init.data_parallel_random_init": True}
 # What it names is tested in test_data_files.py.
 FILES = {"data.config_path": "data.yaml"}
@@ -207,6 +216,7 @@ def test_these_lists_cover_every_key():
         | set(RECOMPUTED)
         | set(CHOSEN)
         | set(NEVER)
+        | set(CONVERSATIONS)
         | set(WORKS)
         | set(ROTARY)
         | set(WINDOW)
@@ -237,6 +247,22 @@ def test_every_key_of_other_models_changes_the_graph_or_is_refused(write, key):
     assert tagged.dump(config.load(path, [*needs, override])) != tagged.dump(config.load(path, needs))
     if needs:
         assert any("without" in text or "has no effect" in text or "need" in text for text in problems(path, [override]))
+
+
+@pytest.mark.parametrize("key", CONVERSATIONS)
+def test_every_key_of_conversations_changes_the_graph_or_has_no_effect(write, key):
+    path, override = write(DATA), f"{key}={spelled(CONVERSATIONS[key])}"
+    task = "data.task_type=sft"
+    assert tagged.dump(config.load(path, [task, override])) != tagged.dump(config.load(path, [task]))
+    (problem,) = problems(path, [override])
+    assert problem == f"command line: {key}: has no effect on pretraining (it belongs to data.task_type: sft)"
+
+
+def test_the_datasets_may_say_the_task_and_all_say_the_same(write):
+    path = write("data: {train_datasets: [{dataset_path: a.jsonl, task_type: sft}, b.jsonl]}\n")
+    assert config.load(path).root["data"].target == "ironloom.data:SFTData"
+    (problem,) = problems(path, ["data.eval_datasets=[{dataset_path: c.jsonl, task_type: pretrain}]"])
+    assert problem == "command line: data.eval_datasets.0.task_type: 'pretrain' in a run that trains 'sft' (one run has one task)"
 
 
 @pytest.mark.parametrize("key", ROTARY)
@@ -295,7 +321,6 @@ def test_planned_keys_may_repeat_their_default(write):
     for group in ("operation", "parallel", "data", "init"):
         keys = [key for key in field_names(GROUPS[group]) if f"{group}.{key}" in PLANNED]
         text += f"{group}: {json.dumps({key: default_of(group, key) for key in keys})}\n"
-    assert '"pad_token_id": -1' in text
     config.load(write(text.replace("data: {", 'data: {"train_datasets": ["python-docs"], ')))
 
 

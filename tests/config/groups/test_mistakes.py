@@ -69,7 +69,7 @@ def test_mistakes_are_reported_together_with_place_and_suggestion(write):
         ("max_lrr: 1\ndata: {}\n", "1:1: max_lrr: there is no group 'max_lrr' (did you mean optim.max_lr?)"),
         ("data: {train_datasets: [{path: a}]}\n", "data.train_datasets.0.path: unknown key"),
         ("data: {train_datasets: [{source: a, dataset_path: a}]}\n", "not both"),
-        ("data: {train_datasets: [{source: a, messages_column: m}]}\n", "data.train_datasets.0.messages_column: 'm' is not available yet"),
+        ("data: {train_datasets: [{source: a, messages_column: m}]}\n", "data.train_datasets.0.messages_column: has no effect on pretrain"),
         ("data: {train_datasets: [5]}\n", "1:24: data.train_datasets"),
         ("data: {}\n", "1:7: data.train_datasets: nothing to train on (for example: train_datasets: [python-docs])"),
         ("model: {num_attention_groups: 3}\n", "1:31: model.num_attention_groups: 3 groups do not divide 8 heads"),

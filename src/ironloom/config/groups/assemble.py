@@ -32,7 +32,7 @@ def assemble(groups: Groups, found: Gathered) -> Graph:
         "ironloom.trainer:Trainer",
         model_init=model,
         args=arguments,
-        data_collator=_node("ironloom.data:collate_blocks", mode="partial"),
+        data_collator=_collator(groups, key, data, tokenizer),
         train_dataset=_node(ATTRIBUTE, data, "train"),
         eval_dataset=_node(ATTRIBUTE, data, "eval") if groups.trainer.do_eval else key.derived(None, "trainer.do_eval"),
         processing_class=tokenizer,
@@ -65,8 +65,13 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
     # The size of a vocabulary that is loaded is its own: only one that somebody wrote is held against it.
     is_trained = groups.model.tokenizer_type == "bbpe" and groups.model.vocab_name_or_path is None
     is_given = found.origin(("data", "vocab_size")).route != "default"
+    target, options = "ironloom.data:PretrainData", {}
+    if groups.data.task == "sft":
+        names = ("chat_template", "chat_template_arguments", "train_on", "too_long")
+        target, options = "ironloom.data:SFTData", {name: key(f"data.{name}") for name in names}
     return _node(
-        "ironloom.data:PretrainData",
+        target,
+        **options,
         train_datasets=key("data.train_datasets"),
         eval_datasets=key("data.eval_datasets"),
         test_datasets=key("data.test_datasets"),
@@ -78,7 +83,23 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
         vocab_name_or_path=_vocabulary(groups, found, key),
         vocab_size=key("data.vocab_size") if is_trained or is_given else key.derived(None, "data.vocab_size"),
         cache_dir=key("data_file.preprocessed_dir"),
+        num_workers=key("data_file.num_workers"),
         name="data",
+    )
+
+
+def _collator(groups: Groups, key: Keys, data: Node, tokenizer: Node) -> Node:
+    if groups.data.task != "sft":
+        return _node("ironloom.data:collate_blocks", mode="partial")
+    # Slices of sequences and pipelines want rows of one length.
+    fixed = groups.data.pad_to_max_length or groups.trainer.pipeline_model_parallel_size > 1
+    length = _node(ATTRIBUTE, data, "seq_length")
+    padding = _node(ATTRIBUTE, tokenizer, "pad_token_id") if groups.data.pad_token_id < 0 else key("data.pad_token_id")
+    return _node(
+        "ironloom.data:collate_rows",
+        mode="partial",
+        pad_token_id=padding,
+        length=length if fixed else key.derived(None, "data.pad_to_max_length"),
     )
 
 
