@@ -44,11 +44,12 @@ class Reader:
         self._ids, self._valid = ids, None if valid is None or bool(valid.all()) else valid
         self._limit = lookback(model)
         self._layers = {module: _Layer() for module in model.modules() if isinstance(module, Attention)}
-        self._remembers = use_cache and _may_remember(model)
         self._past: Any = None  # of a model of transformers
         self._read = 0  # columns that the cache holds
         self._is_ours = isinstance(model, Decoder)
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        known = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in known
+        self._remembers = use_cache and _may_remember(model) and (self._is_ours or "past_key_values" in known)
 
     def __enter__(self) -> Reader:
         if self._is_ours and self._remembers:
