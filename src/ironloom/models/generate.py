@@ -117,7 +117,7 @@ def continue_prompts(
     written: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
     seen: Tensor | None = None
-    with _evaluating(model), Reader(model, ids, valid, use_cache) as reader:
+    with evaluating(model), Reader(model, ids, valid, use_cache) as reader:
         for step in range(max_new_tokens):
             logits = reader.logits()
             if seen is None and sampling.repetition_penalty != 1.0:
@@ -160,7 +160,7 @@ def _occurring(prompts: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
