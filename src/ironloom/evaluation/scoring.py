@@ -33,15 +33,15 @@ def score(model: Decoder | PreTrainedModel, sequences: Sequence[Sequence[int]]) 
 
     Args:
         model: A decoder, or a causal model of ``transformers``.
-        sequences: Token ids, at least one each, and no more than the model reads.
+        sequences: Token ids, at least two each, and at most one more than the model reads: the last is not read.
     """
-    longest = max(map(len, sequences))
+    longest = max(map(len, sequences)) - 1
     device = next(model.parameters()).device
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
+        ids[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
+        mask[row, : len(sequence) - 1] = 1
     ids = ids.to(device)
     # Causal attention never looks at padding behind it, and the built-in decoder is faster without a mask.
     options = {} if isinstance(model, Decoder) or bool(mask.all()) else {"attention_mask": mask.to(device)}
@@ -50,7 +50,7 @@ def score(model: Decoder | PreTrainedModel, sequences: Sequence[Sequence[int]]) 
     found = []
     for row, sequence in enumerate(sequences):
         scores = logits[row, : len(sequence) - 1].float()
-        targets = ids[row, 1 : len(sequence)]
+        targets = torch.tensor(sequence[1:], device=device)
         chosen = scores.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
         found.append(Scored(chosen.cpu(), (scores.argmax(dim=-1) == targets).cpu()))
     return found
