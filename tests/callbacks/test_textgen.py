@@ -93,7 +93,7 @@ def test_settings_reach_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return ids
 
     monkeypatch.setattr("ironloom.models.generate.generate", spy)
-    config = {"temperature": 0.5, "top_k": 7, "top_p": 0.8, "eos_token_id": 5}
+    config = {"temperature": 0.5, "top_k": 7, "top_p": 0.8, "repetition_penalty": 1.1, "eos_token_id": 5}
     run(tmp_path, our_model(), TextgenCallback(None, "one", config, 6, 11))
     assert [{key: value for key, value in one.items() if key != "seed"} for one in seen[-1:]] == [{**config, "max_new_tokens": 11}]
 
@@ -106,7 +106,8 @@ def test_a_generation_config_of_transformers(tmp_path: Path) -> None:
     model.generate = lambda *args, **kwargs: seen.append(kwargs["generation_config"]) or original(*args, **kwargs)
     run(tmp_path, model, TextgenCallback(None, ["one"], config, 6))
     assert (seen[-1].do_sample, seen[-1].top_k, seen[-1].repetition_penalty, seen[-1].max_new_tokens) == (True, 5, 1.3, 4)
-    with pytest.raises(ValueError, match=r"generation_config\.repetition_penalty"):
+    config = transformers.GenerationConfig(do_sample=True, no_repeat_ngram_size=2)
+    with pytest.raises(ValueError, match=r"generation_config\.no_repeat_ngram_size"):
         run(tmp_path, our_model(), TextgenCallback(None, ["one"], config, 6))
 
 

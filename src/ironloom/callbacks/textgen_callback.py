@@ -19,7 +19,7 @@ logger = logging.getLogger("ironloom")
 #: How text is drawn without a generation_config.
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9}
 #: What generation knows for the built-in decoder.
-_DECODER_KEYS = ("do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "eos_token_id")
+_DECODER_KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "eos_token_id")
 
 
 class TextgenCallback(TrainerCallback):
@@ -32,8 +32,8 @@ class TextgenCallback(TrainerCallback):
         summary_writer: A ``torch.utils.tensorboard.SummaryWriter``; None: no TensorBoard.
         prompts: Texts to continue.
         generation_config: How to draw: a mapping or a ``transformers.GenerationConfig``. The built-in
-            decoder knows ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``max_new_tokens`` and
-            ``eos_token_id``; models of transformers know all that it names. None: ``SAMPLING``.
+            decoder knows ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``repetition_penalty``,
+            ``max_new_tokens`` and ``eos_token_id``; models of transformers know all that it names. None: ``SAMPLING``.
         generation_steps: Optimizer steps between two generations; None: at each evaluation.
         max_new_tokens: Tokens to add at most; None: that of ``generation_config``, or 200.
 

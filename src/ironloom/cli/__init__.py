@@ -31,12 +31,14 @@ COMMANDS = {
     "schema": ("ironloom.cli.schema:schema", "Write a JSON Schema for editors."),
     "migrate": ("ironloom.cli.migrate:migrate", "Turn another tool's configuration into one of ours."),
     "generate": ("ironloom.cli.generate:generate", "Write text with a trained model."),
+    "chat": ("ironloom.cli.chat:chat", "Talk with a trained model."),
+    "eval": ("ironloom.cli.eval:evaluate", "Evaluate a trained model."),
     "model": ("ironloom.cli.model:app", "Import and export models of transformers."),
     "data": ("ironloom.cli.data:app", "Prepare the data of a configuration."),
     "ckpt": ("ironloom.cli.ckpt:app", "List and verify checkpoints."),
 }
 # Commands that take no configuration, so that none can be chosen for them.
-_WITHOUT_CONFIGURATION = ("schema", "migrate", "generate", "model", "ckpt", "data")
+_WITHOUT_CONFIGURATION = ("schema", "migrate", "generate", "chat", "eval", "model", "ckpt", "data")
 
 
 def main(arguments: list[str] | None = None) -> None:

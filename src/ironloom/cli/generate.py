@@ -2,68 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sys
 from typing import Annotated
 
 import typer
 
-from ironloom.errors import ConfigError
+from ironloom.cli.loading import Device, load, sampling_of, shown
+from ironloom.errors import ConfigError, DataError
 
 
 def generate(
     path: Annotated[str, typer.Argument(help="A run's output folder, a checkpoint, or any model folder.")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Text to continue; repeatable. Default: stdin.")] = None,
+    file: Annotated[pathlib.Path | None, typer.Option(help="Texts to continue, one on each line.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to add at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw among this many likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Draw among the likeliest of this probability.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: what was written already is less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends a text and is left out; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are continued at once; it changes no text.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="For each prompt a line with prompt, text, tokens, and what ended it.")] = False,
+    device: Device = "auto",
 ) -> None:
     """Continue one or more prompts with a trained model.
 
+    Each prompt's text depends on the prompt, the options and the seed, not on the other prompts.
+
     Example: ironloom generate output/quickstart --prompt "The import statement"
     """
-    folder = model_folder(pathlib.Path(path))
-    texts = prompt if prompt else [sys.stdin.read().rstrip("\n")]
-    if not all(texts):
-        raise ConfigError("an empty prompt: give --prompt TEXT, or text on standard input")
-    import torch
+    prompts = _prompts(prompt, file)
+    if stop and not all(stop):
+        raise ConfigError("--stop needs a string of at least one character")
+    sampling = sampling_of(temperature, top_k, top_p, repetition_penalty)
+    loaded = load(path, device)
+    from ironloom.models.generate_text import continue_texts
 
-    from ironloom.data.tokenizer import Tokenizer
-    from ironloom.models.files import load_model
-    from ironloom.models.generate import generate as continue_tokens
-
-    model, tokenizer = load_model(folder), Tokenizer.load(folder)
-    for text in texts:
-        ids = torch.tensor([tokenizer.encode(text)])
-        written = continue_tokens(
-            model,
-            ids,
+    for begin in range(0, len(prompts), batch_size):
+        batch = prompts[begin : begin + batch_size]
+        written = continue_texts(
+            loaded.model,
+            loaded.tokenizer,
+            [loaded.tokenizer.encode(text) for text in batch],
+            sampling,
             max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            eos_token_id=tokenizer.eos_token_id,
+            seeds=[seed] * len(batch),
+            end=loaded.end,
+            stop=stop or (),
         )
-        print(tokenizer.decode(written[0].tolist(), skip_special_tokens=True), flush=True)
+        for text, new in zip(batch, written, strict=True):
+            if as_json:
+                record = {"prompt": text, "text": new.text, "tokens": len(new.tokens), "ended": new.ended}
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+            else:
+                print(shown(text + new.text), flush=True)
 
 
-def model_folder(path: pathlib.Path) -> pathlib.Path:
-    """The folder with a model: ``path`` itself, or its newest good checkpoint.
+def _prompts(prompt: list[str] | None, file: pathlib.Path | None) -> list[str]:
+    """The texts to continue.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there are none, or one is empty.
+        DataError: If the file cannot be read.
     """
-    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-        return path
-    if not path.is_dir():
-        raise ConfigError(f"there is no folder {path}: give a run's output folder, a checkpoint or a model")
-    from ironloom.checkpoint.folder import CheckpointFolder
-
-    nested = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    latest = CheckpointFolder(nested).latest(lambda message: print(message, file=sys.stderr))
-    if latest is None:
-        raise ConfigError(f"there is no model in {path}: no config.json, and no complete checkpoint")
-    return latest.path
+    if prompt and file is not None:
+        raise ConfigError("--prompt and --file: give one of them")
+    if file is not None:
+        try:
+            found = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file}: cannot be read: {error}") from error
+        empty = [number for number, line in enumerate(found, 1) if not line]
+        if empty or not found:
+            raise ConfigError(f"{file}: line {empty[0] if empty else 1} is empty: expected a prompt on each line")
+        return found
+    found = prompt or [sys.stdin.read().rstrip("\n")]
+    if not all(found):
+        raise ConfigError("an empty prompt: give --prompt TEXT, or text on standard input")
+    return found

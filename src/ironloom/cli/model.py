@@ -55,7 +55,7 @@ def export(
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise ConfigError(f"--dtype: expected float32, bfloat16 or float16, found {dtype!r}")
     size = _bytes(shard_size)
-    from ironloom.cli.generate import model_folder
+    from ironloom.cli.loading import model_folder
 
     folder = model_folder(Path(path))
     target = output or folder.with_name(f"{folder.name}-hf")
@@ -75,7 +75,7 @@ def merge(
 
     Example: ironloom model merge output/tuned --output output/tuned-merged
     """
-    from ironloom.cli.generate import model_folder
+    from ironloom.cli.loading import model_folder
 
     folder = model_folder(Path(path))
     if not (folder / "adapter_config.json").is_file():

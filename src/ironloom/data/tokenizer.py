@@ -128,9 +128,9 @@ class Tokenizer:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_fast"}
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of one text. No special tokens are added."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """The ids of one text; special tokens that the tokenizer puts around texts are added only on demand."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
