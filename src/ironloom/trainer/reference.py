@@ -109,7 +109,7 @@ def start_of(engine: NativeEngine, team: Team) -> str:
     for name, tensor in sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]):
         whole = _whole(tensor.detach(), team).cpu().contiguous()
         hasher.update(f"{name}:{whole.dtype}:{tuple(whole.shape)}".encode())
-        hasher.update(memoryview(whole.reshape(-1).view(torch.uint8).numpy()))
+        hasher.update(whole.reshape(-1).view(torch.uint8).numpy().data)
     digest = hasher.hexdigest()
     return team.on_first(lambda: digest)
 
