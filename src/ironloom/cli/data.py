@@ -59,8 +59,9 @@ def prepare(
         if output is not None:
             from ironloom.data import ironcore
 
-            target = output / name / "pretrain"
-            ironcore.write(store, target)
+            types = found.types
+            target = output / name / types[0].partition("_")[0]
+            ironcore.write(store, target, types)
             print(f"  written to {target}")
 
 

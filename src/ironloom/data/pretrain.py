@@ -50,6 +50,9 @@ class PretrainData:
         ConfigError: With every mistake in the arguments.
     """
 
+    #: What its documents are in turn, in the words of the format of ``ironcore``.
+    types: tuple[str, ...] = ("pretrain",)
+
     def __init__(
         self,
         train_datasets: Datasets,

@@ -53,6 +53,9 @@ class SFTData:
         ConfigError: With every mistake in the arguments.
     """
 
+    #: What its documents are in turn, in the words of the format of ``ironcore``.
+    types: tuple[str, ...] = ("sft",)
+
     def __init__(
         self,
         train_datasets: Datasets,

@@ -32,6 +32,8 @@ class DPOData(SFTData):
     compared. Datasets are those of preferences (``python-docstrings`` has some), see ``records.pair_of``.
     """
 
+    types = ("dpo_chosen", "dpo_rejected")
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._pairs = {name: Preferences(source.entries) for name, source in self._sources.items()}
