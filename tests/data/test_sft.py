@@ -183,7 +183,7 @@ def test_splits_are_of_rows_and_sets_may_have_their_own(tmp_path: Path) -> None:
     assert parts == [[f"A{number}" for number in numbers] for numbers in (range(7), (7, 8), (9,))]
     prepared = data(source, tmp_path, splits=(0.8, 0.2, 0.0), eval_datasets=[other], eval_samples=1)
     assert (len(prepared.train), len(prepared.eval), prepared.test) == (10, 1, None)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="evaluation data: none of the 2 rows falls to it"):
+    with pytest.raises(DataError, match="evaluation data: none of the 2 samples falls to it"):
         _ = data(other, tmp_path, splits=(0.9, 0.1, 0.0)).eval
 
 

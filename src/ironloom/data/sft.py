@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironloom.data.blocks import split_ranges
-from ironloom.data.chat.encoder import ChatEncoder, TooLong
+from ironloom.data.chat.encoder import ChatEncoder, RowEncoder, TooLong
 from ironloom.data.chat.render import ChatRenderer, TrainOn
-from ironloom.data.chat.sources import Conversations
+from ironloom.data.chat.sources import Conversations, RecordSource
 from ironloom.data.entries import Datasets, entry_problems
 from ironloom.data.preparation import build_store
 from ironloom.data.pretrain import count_problems, made_tokenizer, split_problems
@@ -53,8 +53,12 @@ class SFTData:
         ConfigError: With every mistake in the arguments.
     """
 
-    #: What its documents are in turn, in the words of the format of ``ironcore``.
+    #: What the rows of a sample are in turn, in the words of the format of ``ironcore``.
     types: tuple[str, ...] = ("sft",)
+
+    _source: type[RecordSource[Any]] = Conversations
+    _encoder: type[RowEncoder] = ChatEncoder
+    _rows_type: type[TrainedRows] = TrainedRows
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class SFTData:
         check_tokenizer_type(tokenizer_type, vocab_name_or_path)
         self.seq_length = seq_length
         self._sources = {
-            name: Conversations.of(datasets)
+            name: self._source.of(datasets)
             for name, datasets in (("training", train_datasets), ("evaluation", eval_datasets), ("test", test_datasets))
             if datasets
         }
@@ -152,7 +156,7 @@ class SFTData:
         training = self._sources["training"]
         tokenizer = made_tokenizer(*self._tokenizer_of, training.texts, training.key, self._cache_dir, progress, self._special_tokens)
         renderer = ChatRenderer(tokenizer, self._template, self._template_arguments, self._train_on)
-        encoder = ChatEncoder(tokenizer, renderer, self.seq_length, self._too_long)
+        encoder = self._encoder(tokenizer, renderer, self.seq_length, self._too_long)
         stores = {}
         for name, source in self._sources.items():
             stores[name] = store = build_store(
@@ -163,7 +167,7 @@ class SFTData:
         if self._template is not None:
             tokenizer = tokenizer.with_chat_template(renderer.template.text)
         self._prepared = _Prepared(tokenizer, stores)
-        self.train  # noqa: B018  (told now, not when the model is built: there may be too few rows)
+        self.train  # noqa: B018  (told now, not when the model is built: there may be too few)
 
     def _ready(self) -> _Prepared:
         self.prepare()
@@ -174,20 +178,22 @@ class SFTData:
         """The rows of a store of its own or, where there is none, of a split of the training store."""
         stores = self._ready().stores
         store = stores.get(name, stores["training"])
-        start, stop = 0, store.num_documents
+        samples = store.num_documents // len(self.types)
+        start, stop = 0, samples
         if store is stores["training"]:
             names = ("training", "evaluation", "test")
             shares = [0.0 if each in stores else share for each, share in zip(names, self._splits, strict=True)]
             shares[0] = 1 - shares[1] - shares[2]
             if shares[names.index(name)] == 0:
                 return None
-            start, stop = split_ranges(store.num_documents, shares)[names.index(name)]
-        samples = self._samples[name]
-        if samples is not None:
-            stop = min(stop, start + samples)
+            start, stop = split_ranges(samples, shares)[names.index(name)]
+        limit = self._samples[name]
+        if limit is not None:
+            stop = min(stop, start + limit)
         if stop == start:
-            raise DataError(f"{name} data: none of the {store.num_documents} rows falls to it (use more conversations, or other splits)")
-        return TrainedRows(store, start, stop)
+            what = self._source.what
+            raise DataError(f"{name} data: none of the {samples} samples falls to it (use more {what}, or other splits)")
+        return self._rows_type(store, start * len(self.types), stop * len(self.types))
 
 
 @dataclass(frozen=True)

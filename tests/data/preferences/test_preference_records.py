@@ -10,7 +10,7 @@ import pytest
 from chats import answer, system, user
 from ironloom.data.preferences import DPOData
 from ironloom.data.preferences.records import pair_of
-from ironloom.errors import DataError
+from ironloom.errors import ConfigError, DataError
 
 HI, HELLO, GO = user("Hi"), answer("Hello!"), answer("Go away.")
 
@@ -147,3 +147,16 @@ def test_a_built_in_docstring_is_right_as_often_as_wrong_and_held_out_ones_are_n
     pairs = data("python-docstrings", tmp_path, tokenizer_type="bbpe", vocab_size=1024, seq_length=256, splits=(0.9, 0.1, 0))
     held_out = {bytes(pairs.eval[index]["chosen_labels"].numpy().tobytes()) for index in range(12, len(pairs.eval))}
     assert not held_out & {pairs.train[index]["rejected_labels"].numpy().tobytes() for index in range(len(pairs.train) - 12)}
+
+
+def test_special_tokens_of_a_file_count_in_pairs(tmp_path):
+    special = tmp_path / "special.json"
+    special.write_text(json.dumps({"additional_special_tokens": ["<call>"]}))
+    path = file_of(tmp_path, {"prompt": "Hi", "chosen": "<call>", "rejected": "No."})
+    plain, marked = (len(data(path, tmp_path, special_tokens=file).train[0]["chosen_ids"]) for file in (None, str(special)))
+    assert plain - marked == len("<call>") - 1
+
+
+def test_which_answers_are_trained_is_no_choice_with_pairs(tmp_path):
+    with pytest.raises(ConfigError, match="train_on: has no effect on pairs"):
+        data(tmp_path / "pairs.jsonl", tmp_path, train_on="last")

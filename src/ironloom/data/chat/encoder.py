@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
@@ -27,18 +29,21 @@ SEPARATE = "answers in rows of their own, because the template renders them othe
 BOUNDARIES = "boundaries of answers at which the text is encoded in parts"
 
 
-class ChatEncoder:
-    """Makes rows of conversations; see :class:`ironloom.data.store.Encoder`.
+class RowEncoder(abc.ABC):
+    """Makes rows of records; see :class:`ironloom.data.store.Encoder`.
 
     Args:
         tokenizer: Encodes.
         renderer: Renders, for this tokenizer.
         seq_length: Tokens that a model is given at most; a row has one more, which is only a target.
-        too_long: What becomes of longer rows: ``drop`` leaves them out, ``left`` and ``right`` cut that side off. A row is left out
-            too if no trained answer in it stays whole.
+        too_long: What becomes of longer rows.
+
+    Attributes:
+        what: What the records are, for messages.
     """
 
     columns: tuple[str, ...] = ("trained",)
+    what: str
 
     def __init__(self, tokenizer: Tokenizer, renderer: ChatRenderer, seq_length: int, too_long: TooLong):
         self._renderer = renderer
@@ -50,32 +55,52 @@ class ChatEncoder:
     @functools.cached_property
     def fingerprint(self) -> str:
         """See the class."""
-        parts = ("chat", self.tokenizer, self._renderer.fingerprint, self._length, self._too_long)
+        parts = (self.what, self.tokenizer, self._renderer.fingerprint, self._length, self._too_long)
         return xxhash.xxh3_128_hexdigest(repr(parts).encode())
 
     def __call__(self, records: list[Any]) -> Rows:
-        """The rows of conversations.
+        """The rows of records.
 
         Raises:
-            DataError: For conversations that cannot be rendered, naming the first ones.
+            DataError: For those that cannot be rendered, naming the first ones.
         """
         counts: dict[str, int] = {}
         rows: list[Row] = []
         wrong: list[str] = []
         for record in records:
-            conversation = Conversation(*record)
             try:
-                found = self._renderer.rows(conversation.messages, conversation.tools)
+                rows += self.rows_of(record, counts)
             except DataError as error:
-                wrong.append(f"{conversation.place}: {error}")
-                continue
-            _count(counts, NOTHING, not found)
-            _count(counts, SEPARATE, len(found) - 1)
-            _count(counts, BOUNDARIES, sum(row.cuts for row in found))
-            rows += [fitting for row in found if (fitting := self._fitted(row, counts)) is not None]
+                wrong.append(f"{record[-1]}: {error}")
         if wrong:
-            raise _refusal(wrong, len(records))
+            raise _refusal(wrong, len(records), self.what)
         return Rows.of([row.ids for row in rows], counts, trained=[row.trained for row in rows])
+
+    @abc.abstractmethod
+    def rows_of(self, record: Any, counts: dict[str, int]) -> Iterable[Row]:
+        """The rows of one record, whose last field is its place; what is left out or changed is counted.
+
+        Raises:
+            DataError: If it cannot be rendered.
+        """
+
+
+class ChatEncoder(RowEncoder):
+    """Makes rows of conversations. Of those that are too long ``drop`` leaves all out, ``left`` and ``right`` cut that side off.
+
+    A row is left out too if no trained answer in it stays whole.
+    """
+
+    what = "conversations"
+
+    def rows_of(self, record: Any, counts: dict[str, int]) -> Iterable[Row]:
+        """See the base class."""
+        conversation = Conversation(*record)
+        found = self._renderer.rows(conversation.messages, conversation.tools)
+        count(counts, NOTHING, not found)
+        count(counts, SEPARATE, len(found) - 1)
+        count(counts, BOUNDARIES, sum(row.cuts for row in found))
+        return [fitting for row in found if (fitting := self._fitted(row, counts)) is not None]
 
     def _fitted(self, row: Row, counts: dict[str, int]) -> Row | None:
         """The row, cut if it is too long; None if it is left out."""
@@ -83,13 +108,13 @@ class ChatEncoder:
         if excess <= 0:
             return row
         if self._too_long == "drop":
-            _count(counts, DROPPED, 1)
+            count(counts, DROPPED, 1)
             return None
         kept = slice(excess, None) if self._too_long == "left" else slice(0, self._length)
         if not _has_whole_answer(row.trained, kept):
-            _count(counts, ANSWERLESS, 1)
+            count(counts, ANSWERLESS, 1)
             return None
-        _count(counts, CUT, 1)
+        count(counts, CUT, 1)
         trained = row.trained[kept]
         place = 0
         while self._too_long == "left" and trained[place]:  # the rest of an answer whose beginning is gone
@@ -115,13 +140,14 @@ def _has_whole_answer(trained: list[int], kept: slice) -> bool:
     return False
 
 
-def _count(counts: dict[str, int], what: str, number: int) -> None:
+def count(counts: dict[str, int], what: str, number: int) -> None:
+    """Add to what is counted; nothing for none."""
     if number > 0:
         counts[what] = counts.get(what, 0) + number
 
 
-def _refusal(wrong: list[str], total: int) -> DataError:
+def _refusal(wrong: list[str], total: int, what: str) -> DataError:
     if len(wrong) == 1:
         return DataError(wrong[0])
     more = [f"and {len(wrong) - _SHOWN:,} more"] if len(wrong) > _SHOWN else []
-    return DataError("\n".join([f"{len(wrong):,} of the first {total:,} conversations cannot be used:", *wrong[:_SHOWN], *more]))
+    return DataError("\n".join([f"{len(wrong):,} of the first {total:,} {what} cannot be used:", *wrong[:_SHOWN], *more]))

@@ -1,11 +1,12 @@
-"""Conversations from where they lie: files, folders, the built-in ones, datasets on the Hugging Face hub."""
+"""Records from where they lie: files, folders, the built-in ones, datasets on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import abc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from ironloom.data.chat.docstrings import RECORDS
 from ironloom.data.chat.records import Conversation, conversation_of
@@ -14,26 +15,49 @@ from ironloom.data.entries import Datasets
 from ironloom.errors import DataError
 from ironloom.settings.groups import DatasetEntry
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
-class Conversations:
-    """Datasets of conversations, read one after the other; see ``preparation.Source``.
+class RecordSource(abc.ABC, Generic[Item]):
+    """Datasets of records, read one after the other; see ``preparation.Source``.
 
     Attributes:
         entries: The settings of each.
+        what: What the records are, for messages.
+        builtin: The built-in ones by name: what gives them, and what gives their version.
     """
 
     entries: tuple[DatasetEntry, ...]
 
+    what: ClassVar[str]
+    builtin: ClassVar[Mapping[str, tuple[Callable[[], Iterator[Any]], Callable[[], str]]]]
+
     @classmethod
-    def of(cls, datasets: Datasets) -> Conversations:
+    def of(cls, datasets: Datasets) -> Self:
         """From entries that ``entries.entry_problems`` finds right."""
         return cls(
             tuple(DatasetEntry(dataset_path=entry) if isinstance(entry, str) else DatasetEntry.from_mapping(entry) for entry in datasets)
         )
 
-    def read(self, mark: Any) -> Iterator[tuple[Conversation, Any]]:
-        """The conversations behind a mark, each with the mark of what follows it.
+    @abc.abstractmethod
+    def item_of(self, fields: Any, place: str, entry: DatasetEntry) -> Item:
+        """What a record says.
+
+        Raises:
+            DataError: If it is wrong.
+        """
+
+    @abc.abstractmethod
+    def said_in(self, item: Item) -> Iterator[str]:
+        """What is said in it, each text once."""
+
+    @abc.abstractmethod
+    def columns_of(self, entry: DatasetEntry) -> str:
+        """The columns that are read, as a part of :meth:`key`."""
+
+    def read(self, mark: Any) -> Iterator[tuple[Item, Any]]:
+        """The items behind a mark, each with the mark of what follows it.
 
         Raises:
             DataError: Naming file and line of what is wrong; where many records are wrong, their number.
@@ -42,11 +66,11 @@ class Conversations:
         for number in range(start, len(self.entries)):
             entry = self.entries[number]
             try:
-                rows = _records(entry, inner or None)
+                rows = self._records(entry, inner or None)
                 for record, place in rows:
-                    found = _checked(record, entry)
+                    found = self._checked(record, entry)
                     if isinstance(found, DataError):
-                        raise gathered_errors(found, _rest(rows, entry))
+                        raise gathered_errors(found, self._rest(rows, entry))
                     yield found, (number, *place)
             except DataError as error:
                 if entry.name is None:
@@ -55,49 +79,64 @@ class Conversations:
             inner = []
 
     def texts(self) -> Iterator[str]:
-        """What is said in each conversation: what a tokenizer is trained on."""
-        for conversation, _ in self.read(None):
-            yield "\n\n".join(message["content"] for message in conversation.messages)
+        """What is said in each record: what a tokenizer is trained on."""
+        for item, _ in self.read(None):
+            yield "\n\n".join(self.said_in(item))
 
     def key(self) -> str:
-        """What identifies the conversations."""
-        return ",".join(f"{_identity(entry)}:{entry.messages_column}" for entry in self.entries)
+        """What identifies the records."""
+        return ",".join(f"{self._identity(entry)}:{self.columns_of(entry)}" for entry in self.entries)
+
+    def _records(self, entry: DatasetEntry, mark: Any) -> Iterator[tuple[Any, Any]]:
+        """Pairs of place and record, with marks."""
+        source = str(entry.dataset_path or entry.source)
+        if source in self.builtin:
+            start = mark[0] if mark else 0
+            records = itertools.islice(self.builtin[source][0](), start, entry.max_samples)
+            return (((f"{source}: record {number}", record), (number + 1,)) for number, record in enumerate(records, start=start))
+        return read_marked(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples, mark=mark)
+
+    def _rest(self, rows: Iterator[tuple[Any, Any]], entry: DatasetEntry) -> Iterator[Item | DataError]:
+        """What follows, to be counted; what cannot be read ends it."""
+        try:
+            for record, _ in rows:
+                yield self._checked(record, entry)
+        except DataError as error:
+            yield error
+
+    def _checked(self, record: Any, entry: DatasetEntry) -> Item | DataError:
+        """What a record says, or what is wrong with it."""
+        if isinstance(record, DataError):
+            return record
+        if not isinstance(record, tuple) or isinstance(record[1], str):
+            return DataError(f"{entry.dataset_path or entry.source}: holds plain texts, no records of {self.what}")
+        place, fields = record
+        try:
+            return self.item_of(fields, place, entry)
+        except DataError as error:
+            return error
+
+    def _identity(self, entry: DatasetEntry) -> str:
+        source = str(entry.dataset_path or entry.source)
+        if source in self.builtin:
+            return f"{self.builtin[source][1]()}:{entry.max_samples}"
+        return fingerprint(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples)
 
 
-def _records(entry: DatasetEntry, mark: Any) -> Iterator[tuple[Any, Any]]:
-    """Pairs of place and record, with marks."""
-    source = str(entry.dataset_path or entry.source)
-    if source in RECORDS:
-        start = mark[0] if mark else 0
-        records = itertools.islice(RECORDS[source][0](), start, entry.max_samples)
-        return (((f"{source}: record {number}", record), (number + 1,)) for number, record in enumerate(records, start=start))
-    return read_marked(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples, mark=mark)
+class Conversations(RecordSource[Conversation]):
+    """Datasets of conversations."""
 
+    what = "conversations"
+    builtin = RECORDS
 
-def _rest(rows: Iterator[tuple[Any, Any]], entry: DatasetEntry) -> Iterator[Conversation | DataError]:
-    """What follows, to be counted; what cannot be read ends it."""
-    try:
-        for record, _ in rows:
-            yield _checked(record, entry)
-    except DataError as error:
-        yield error
-
-
-def _checked(record: Any, entry: DatasetEntry) -> Conversation | DataError:
-    """The conversation in a record, or what is wrong with it."""
-    if isinstance(record, DataError):
-        return record
-    if not isinstance(record, tuple) or isinstance(record[1], str):
-        return DataError(f"{entry.dataset_path or entry.source}: holds plain texts, no records of conversations")
-    place, fields = record
-    try:
+    def item_of(self, fields: Any, place: str, entry: DatasetEntry) -> Conversation:
+        """See the base class."""
         return conversation_of(fields, place, entry.messages_column)
-    except DataError as error:
-        return error
 
+    def said_in(self, item: Conversation) -> Iterator[str]:
+        """See the base class."""
+        return (str(message["content"]) for message in item.messages)
 
-def _identity(entry: DatasetEntry) -> str:
-    source = str(entry.dataset_path or entry.source)
-    if source in RECORDS:
-        return f"{RECORDS[source][1]()}:{entry.max_samples}"
-    return fingerprint(source, text_column=None, split=entry.split, subset=entry.subset, max_samples=entry.max_samples)
+    def columns_of(self, entry: DatasetEntry) -> str:
+        """See the base class."""
+        return str(entry.messages_column)

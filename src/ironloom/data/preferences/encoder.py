@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-import xxhash
-
-from ironloom.data.chat.encoder import TooLong
+from ironloom.data.chat.encoder import RowEncoder, count
 from ironloom.data.chat.masks import Row
-from ironloom.data.chat.render import ChatRenderer
 from ironloom.data.preferences.records import Pair
-from ironloom.data.store import Rows
-from ironloom.errors import DataError
-
-if TYPE_CHECKING:
-    from ironloom.data.tokenizer import Tokenizer
-
-_SHOWN = 5
 
 DROPPED = "pairs with a row longer than the sequence length, left out"
 ANSWERLESS = "pairs with an answer that does not fit into the sequence length, left out"
@@ -26,59 +16,25 @@ SEVERAL = "pairs with answers that the template renders otherwise once others fo
 SAME = "pairs whose rows are equal once they are rendered, left out"
 
 
-class PairEncoder:
-    """Makes rows of pairs, the preferred one first; see :class:`ironloom.data.store.Encoder`.
+class PairEncoder(RowEncoder):
+    """Makes rows of pairs, the preferred one first.
 
-    Args:
-        tokenizer: Encodes.
-        renderer: Renders, for this tokenizer.
-        seq_length: Tokens that a model is given at most; a row has one more, which is only a target.
-        too_long: What becomes of longer rows: ``left`` cuts as much off the beginning of both as the longer one needs. An
-            answer that loses its end is another one, so with ``right``, as with ``drop``, the pair is left out.
+    Where one is too long, ``left`` cuts as much off the beginning of both as the longer one needs. An answer that loses its end
+    is another one, so with ``right``, as with ``drop``, the pair is left out.
     """
 
-    columns: tuple[str, ...] = ("trained",)
+    what = "pairs"
 
-    def __init__(self, tokenizer: Tokenizer, renderer: ChatRenderer, seq_length: int, too_long: TooLong):
-        self._renderer = renderer
-        self._length = seq_length + 1
-        self._too_long = too_long
-        self.vocab_size = tokenizer.vocab_size
-        self.tokenizer = tokenizer.fingerprint
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """See the class."""
-        parts = ("pairs", self.tokenizer, self._renderer.fingerprint, self._length, self._too_long)
-        return xxhash.xxh3_128_hexdigest(repr(parts).encode())
-
-    def __call__(self, records: list[Any]) -> Rows:
-        """The rows of pairs.
-
-        Raises:
-            DataError: For conversations that cannot be rendered, naming the first ones.
-        """
-        counts: dict[str, int] = {}
-        rows: list[Row] = []
-        wrong: list[str] = []
-        for record in records:
-            pair = Pair(*record)
-            try:
-                sides = [self._renderer.rows(side, pair.tools) for side in (pair.chosen, pair.rejected)]
-            except DataError as error:
-                wrong.append(f"{pair.place}: {error}")
-                continue
-            found: list[Row] | str = SEVERAL if any(len(side) > 1 for side in sides) else self._fitted(sides[0][0], sides[1][0])
-            if isinstance(found, str):
-                counts[found] = counts.get(found, 0) + 1
-                continue
-            if len(found[0].ids) < len(sides[0][0].ids):
-                counts[CUT] = counts.get(CUT, 0) + 1
-            rows += found
-        if wrong:
-            more = [f"and {len(wrong) - _SHOWN:,} more"] if len(wrong) > _SHOWN else []
-            raise DataError("\n".join([f"{len(wrong):,} of the first {len(records):,} pairs cannot be used:", *wrong[:_SHOWN], *more]))
-        return Rows.of([row.ids for row in rows], counts, trained=[row.trained for row in rows])
+    def rows_of(self, record: Any, counts: dict[str, int]) -> Iterable[Row]:
+        """See the base class."""
+        pair = Pair(*record)
+        sides = [self._renderer.rows(side, pair.tools) for side in (pair.chosen, pair.rejected)]
+        found = SEVERAL if any(len(side) > 1 for side in sides) else self._fitted(sides[0][0], sides[1][0])
+        if isinstance(found, str):
+            count(counts, found, 1)
+            return []
+        count(counts, CUT, len(found[0].ids) < len(sides[0][0].ids))
+        return found
 
     def _fitted(self, chosen: Row, rejected: Row) -> list[Row] | str:
         """Both rows, cut if one is too long, or why the pair is left out."""
