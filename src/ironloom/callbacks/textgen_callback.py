@@ -12,7 +12,6 @@ from ironloom.callbacks.state import TrainerControl, TrainerState
 from ironloom.errors import ConfigError, Problem
 from ironloom.settings.base import nearest
 from ironloom.settings.training import TrainingArguments
-from ironloom.weights.sharded import is_sharded
 
 logger = logging.getLogger("ironloom")
 
@@ -118,6 +117,8 @@ class TextgenCallback(TrainerCallback):
 
 def _is_spread(model: Any) -> bool:
     """Whether processes share the model's weights: then all of them must run it, or none can."""
+    from ironloom.weights.sharded import is_sharded
+
     return any(is_sharded(parameter) for parameter in model.parameters())
 
 
