@@ -52,6 +52,9 @@ class Outputs(LogsSpecs):
             recorder = {"TORCH_FR_BUFFER_SIZE": os.environ.get("TORCH_FR_BUFFER_SIZE", "256")}
             environment.update({LOGS: str(self.folder), TOKEN: self.token, LAUNCHED: str(self.launched), **recorder})
             environment["TORCHELASTIC_ERROR_FILE"] = ""
+            if len(envs) > 1:  # threads of several processes on one core wait for each other, ten times as long as they compute
+                share = max(1, len(os.sched_getaffinity(0)) // len(envs))
+                environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
         return LogsDest(dict.fromkeys(envs, ""), dict.fromkeys(envs, ""), {}, {}, dict.fromkeys(envs, os.devnull))
 
     @property
