@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ironloom.device import num_cores
 from ironloom.errors import RankError
 from ironloom.parallel import launch_logs
 from ironloom.parallel.launch import plan, start
@@ -101,6 +102,16 @@ def test_every_process_learns_its_place_as_from_torchrun(script: Callable[[str],
     names = "['RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR']"
     assert start(script(f"note(' '.join(os.environ[name] for name in {names}))"), plan(3), tmp_path / "logs") == 0
     assert [notes(tmp_path, rank) for rank in range(3)] == [[f"{rank} {rank} 3 3 127.0.0.1"] for rank in range(3)]
+
+
+def test_processes_of_one_machine_share_its_cores(
+    script: Callable[[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads than cores wait for each other ten times as long as they compute."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert start(script("note(os.environ['OMP_NUM_THREADS'])"), plan(2), tmp_path / "logs") == 0
+    share = str(max(1, num_cores() // 2))
+    assert [notes(tmp_path, rank) for rank in range(2)] == [[share], [share]]
 
 
 def test_rank_0_speaks_on_the_terminal_and_the_others_into_files(launcher: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:

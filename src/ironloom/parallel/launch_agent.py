@@ -19,6 +19,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from ironloom.device import num_cores
 from ironloom.errors import RankError
 from ironloom.parallel.launch_logs import LOGS
 from ironloom.parallel.watch_diagnose import Verdict
@@ -53,7 +54,7 @@ class Outputs(LogsSpecs):
             environment.update({LOGS: str(self.folder), TOKEN: self.token, LAUNCHED: str(self.launched), **recorder})
             environment["TORCHELASTIC_ERROR_FILE"] = ""
             if len(envs) > 1:  # threads of several processes on one core wait for each other, ten times as long as they compute
-                share = max(1, len(os.sched_getaffinity(0)) // len(envs))
+                share = max(1, num_cores() // len(envs))
                 environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
         return LogsDest(dict.fromkeys(envs, ""), dict.fromkeys(envs, ""), {}, {}, dict.fromkeys(envs, os.devnull))
 

@@ -22,17 +22,13 @@ from typing import Any
 
 from ironloom.data.preparation.records import peek, size_of
 from ironloom.data.store import Encoder, Rows
+from ironloom.device import num_cores
 from ironloom.errors import DataError, ResourceError
 
 _SMALL = 8 << 20  # characters; a corpus of fewer is done in this process
 _AHEAD = 2  # batches that a process has been given and not returned
 
 Batches = Iterator[tuple[list[Any], Any]]
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def encoded(batches: Batches, encoder: Encoder, num_workers: int | None) -> Iterator[tuple[Rows, Any]]:
