@@ -107,3 +107,14 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+def can_travel(error: Exception) -> bool:
+    """Whether another process can have an error as it is; its class may break on the way out or in."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True

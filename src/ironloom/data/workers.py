@@ -11,7 +11,6 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import signal
 import traceback
 import weakref
@@ -26,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ironloom.data.draws import seed_cpu
 from ironloom.data.fetch import BatchReader, Collate, MapDataset, described
 from ironloom.data.plan import BatchPlan, Request
-from ironloom.errors import DataError
+from ironloom.errors import DataError, can_travel
 
 _GRACE = 30  # seconds that a worker goes on after SIGTERM
 _END = object()
@@ -52,9 +51,7 @@ class Failure:
         if not isinstance(cause, Exception):
             return cls(str(error), None)
         cause.add_note("In the loader's worker:\n" + "".join(traceback.format_exception(cause)))
-        try:
-            pickle.loads(pickle.dumps(cause))
-        except Exception:  # an exception class may break either way; its text goes instead
+        if not can_travel(cause):
             cause = RuntimeError("".join(traceback.format_exception(cause)))
         return cls(str(error), cause)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ironloom.optim.quick import Quick
-from ironloom.weights.sharded import from_part, is_sharded, place
+from ironloom.weights.sharded import from_part, is_sharded, place, whole
 
 
-class Whole(Quick):
+class Whole(Quick, abc.ABC):
     """Base of optimizers whose arithmetic looks at whole matrices: norms of rows and columns, products.
 
     A tensor of which each process has a part is put together in all of them, updated there by the arithmetic of
@@ -19,9 +20,9 @@ class Whole(Quick):
     the communication, of as much arithmetic in each process as in one, and of the memory of one tensor at a time.
     """
 
+    @abc.abstractmethod
     def update(self) -> None:
         """Update all parameters of ``param_groups``, which are plain tensors here."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -46,24 +47,18 @@ class Whole(Quick):
     def _update_together(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         if parameter.grad is None:
             return
-        whole = _whole(parameter)
-        whole.grad = _whole(parameter.grad)
-        self.state[whole] = {name: _whole(value) if is_sharded(value) else value for name, value in self.state.pop(parameter, {}).items()}
-        self.param_groups = [{**group, "params": [whole]}]
+        gathered = whole(parameter)
+        gathered.grad = whole(parameter.grad)
+        self.state[gathered] = {name: whole(value) if is_sharded(value) else value for name, value in self.state.pop(parameter, {}).items()}
+        self.param_groups = [{**group, "params": [gathered]}]
         self.update()
-        parameter.copy_(_part(parameter, whole))
+        parameter.copy_(_part(parameter, gathered))
         self.state[parameter] = {
             name: _part(parameter, value) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
-            for name, value in self.state.pop(whole).items()
+            for name, value in self.state.pop(gathered).items()
         }
 
 
-def _whole(tensor: Any) -> torch.Tensor:
-    """All of a tensor, where the processes communicate: its parts may be in host memory."""
-    full: torch.Tensor = tensor.detach().to(tensor.device_mesh.device_type).full_tensor()
-    return full
-
-
-def _part(parameter: Any, whole: torch.Tensor) -> torch.Tensor:
+def _part(parameter: Any, full: torch.Tensor) -> torch.Tensor:
     """A whole tensor as it belongs to a parameter; a copy, so that the whole can be freed."""
-    return from_part(parameter, whole[place(parameter)].clone().to(parameter.to_local().device))
+    return from_part(parameter, full[place(parameter)].clone().to(parameter.to_local().device))

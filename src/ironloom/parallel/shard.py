@@ -53,3 +53,10 @@ def shard(model: nn.Module, mesh: DeviceMesh, sharding: Sharding) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def reshard(model: nn.Module) -> None:
+    """Leave to each process its part of the weights: some stay whole after a forward pass without a backward one."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

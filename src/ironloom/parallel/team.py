@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ironloom.errors import can_travel
 from ironloom.parallel.environment import DistributedEnvironment
 from ironloom.parallel.mesh import Place, degrees_of, make_mesh
 from ironloom.settings.dream.device import DeviceParameters
@@ -131,13 +132,7 @@ class Ranks(Team):
 
 def _sendable(error: Exception) -> Exception:
     """The error as other processes can have it: of its own class if that survives the way, else with its text."""
-    import pickle
-
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an exception class may break either way
-        return RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
-    return error
+    return error if can_travel(error) else RuntimeError(f"the first process failed: {type(error).__name__}: {error}")
 
 
 def make_team(environment: DistributedEnvironment, parameters: DeviceParameters | None) -> Team:

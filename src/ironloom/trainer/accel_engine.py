@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ironloom.device import seed_everything
-from ironloom.errors import ConfigError, DataError
+from ironloom.errors import ConfigError
 from ironloom.models.plan import blocks_of
 from ironloom.objectives import Objective, logits_of
 from ironloom.parallel.gradients import broadcast_weights
@@ -42,7 +42,6 @@ class AccelEngine(TeamEngine):
         model.to(team.device)
         super().__init__(model, objective, args, team)
         self.accelerated = accelerated
-        self._pattern: Batch | None = None
         self._wrapped: Any = None
         self._stepper: Any = None
         self._find_unused = False
@@ -113,12 +112,9 @@ class AccelEngine(TeamEngine):
 
     def _take_part(self, divisor: int) -> None:
         """Add nothing to the gradients of the others, who wait for this process."""
-        if self._pattern is None:
-            raise DataError(
-                f"the data has fewer samples than the {self.team.place.data_size} processes that share them: use fewer processes"
-            )
+        batch = self._seen()
         self.model.train()
-        _, outputs = self._run(self._pattern, divisor)
+        _, outputs = self._run(batch, divisor)
         self._backward(_nothing(outputs))
 
     def _backward(self, mean: torch.Tensor) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ironloom.device import DTYPES
-from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.apply import Spread, spread
 from ironloom.parallel.gradients import GradientSums
@@ -74,7 +73,6 @@ class ParallelEngine(SpreadEngine):
         self.reduce_dtype: torch.dtype | None = None
         #: Whether gradients are sent while others are still computed.
         self.overlaps = True
-        self._pattern: Batch | None = None
 
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
@@ -178,11 +176,3 @@ class ParallelEngine(SpreadEngine):
         if self.slices is not None and self.team.place.tp_rank:
             return (self._number, self.team.place.tp_rank)
         return (self._number,) if self._number else ()
-
-    def _seen(self) -> Batch:
-        """A batch that this process had before, in the place of one that it has nothing of."""
-        if self._pattern is None:
-            raise DataError(
-                f"the data has fewer samples than the {self.team.place.data_size} processes that share them: use fewer processes"
-            )
-        return self._pattern

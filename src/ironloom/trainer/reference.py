@@ -26,6 +26,7 @@ from ironloom.objectives import DPO, answers_of
 from ironloom.parallel.team import Team
 from ironloom.trainer.engine import Batch, NativeEngine, placed
 from ironloom.trainer.evaluation import evaluation_mode
+from ironloom.weights.sharded import whole
 
 FORMAT = 1
 VALUES, META = "logps.bin", "meta.json"
@@ -107,9 +108,9 @@ def start_of(engine: NativeEngine, team: Team) -> str:
     told = (type(model).__name__, repr(getattr(model, "config", None)), str(engine.autocast_dtype), engine.math_attention)
     hasher.update(repr(told).encode())
     for name, tensor in sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]):
-        whole = _whole(tensor.detach(), team).cpu().contiguous()
-        hasher.update(f"{name}:{whole.dtype}:{tuple(whole.shape)}".encode())
-        hasher.update(whole.reshape(-1).view(torch.uint8).numpy().data)
+        full = whole(tensor).cpu().contiguous()
+        hasher.update(f"{name}:{full.dtype}:{tuple(full.shape)}".encode())
+        hasher.update(full.reshape(-1).view(torch.uint8).numpy().data)
     digest = hasher.hexdigest()
     return team.on_first(lambda: digest)
 
@@ -127,24 +128,12 @@ def content_of(pairs: Any) -> str:
     return hasher.hexdigest()
 
 
-def _whole(tensor: torch.Tensor, team: Team) -> torch.Tensor:
-    """The tensor, put together where processes have parts of it."""
-    if team.is_alone:
-        return tensor
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def _reshard(model: nn.Module, team: Team) -> None:
-    """Leave to each process its part of the weights: FSDP keeps some whole after a forward pass, and an optimizer would take those."""
-    if team.is_alone:
-        return
-    from torch.distributed.fsdp import FSDPModule
+    """An optimizer would take weights that are whole instead of the parts."""
+    if not team.is_alone:
+        from ironloom.parallel.shard import reshard
 
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+        reshard(model)
 
 
 def _computed(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ironloom.errors import DataError
 from ironloom.objectives import Objective
 from ironloom.parallel.norms import local, scale, total_norm
 from ironloom.parallel.team import Team
@@ -27,6 +28,7 @@ class TeamEngine(NativeEngine):
     def __init__(self, model: nn.Module, objective: Objective, args: TrainingArguments, team: Team):
         super().__init__(model, objective, args, team.device)
         self.team = team
+        self._pattern: Batch | None = None
 
     def weight(self, batches: Sequence[Batch | None]) -> int:
         """Targets of the micro-batches of all processes."""
@@ -37,6 +39,18 @@ class TeamEngine(NativeEngine):
         """Whether every weight in every process is a finite number."""
         mine = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self._parameters)
         return not self.team.any([not mine])[0]
+
+    def _seen(self) -> Batch:
+        """A batch that this process had before, in the place of one that it has nothing of.
+
+        Raises:
+            DataError: If it never had one.
+        """
+        if self._pattern is None:
+            raise DataError(
+                f"the data has fewer samples than the {self.team.place.data_size} processes that share them: use fewer processes"
+            )
+        return self._pattern
 
     def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
         return 0.0 if batch is None else self._micro_batch(batch, divisor, key)

@@ -53,9 +53,18 @@ def full_values(tensor: Any, source: int, rank: int) -> torch.Tensor | None:
     here, there = mesh.get_coordinate(), found[0].tolist()
     if any(placement.is_replicate() and here[axis] != there[axis] for axis, placement in enumerate(tensor.placements)):
         return None
-    with torch.no_grad():
-        full: torch.Tensor = tensor.detach().full_tensor()
+    full = whole(tensor)
     return full.cpu() if rank == source else None
+
+
+@torch.no_grad()
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor in every process, where the processes communicate: parts may be in host memory. A plain one is itself."""
+    if not is_sharded(tensor):
+        return tensor.detach()
+    sharded: Any = tensor.detach()
+    full: torch.Tensor = sharded.to(sharded.device_mesh.device_type).full_tensor()
+    return full
 
 
 def with_layout_of(target: Any, values: torch.Tensor) -> torch.Tensor:

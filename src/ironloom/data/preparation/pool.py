@@ -23,7 +23,7 @@ from typing import Any
 from ironloom.data.preparation.records import peek, size_of
 from ironloom.data.store import Encoder, Rows
 from ironloom.device import num_cores
-from ironloom.errors import DataError, ResourceError
+from ironloom.errors import DataError, ResourceError, can_travel
 
 _SMALL = 8 << 20  # characters; a corpus of fewer is done in this process
 _AHEAD = 2  # batches that a process has been given and not returned
@@ -168,11 +168,9 @@ def _work(pipe: Connection, others: list[Connection], encoder: Encoder) -> None:
 
 def _portable(error: Exception) -> Exception:
     """The error, or one with its text, where it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an exception class may break either way
-        return (DataError if isinstance(error, DataError) else RuntimeError)(f"{type(error).__name__}: {error}")
-    return error
+    if can_travel(error):
+        return error
+    return (DataError if isinstance(error, DataError) else RuntimeError)(f"{type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager

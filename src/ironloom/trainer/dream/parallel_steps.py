@@ -38,11 +38,9 @@ class ParallelStepEngine(StepEngine, ParallelEngine):
         """As in :class:`StepEngine`; weights that were gathered for it are parts again."""
         super().end_validation()
         if self.is_sharded:
-            from torch.distributed.fsdp import FSDPModule
+            from ironloom.parallel.shard import reshard
 
-            for module in self.model.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
+            reshard(self.model)
 
     def _pattern_batch(self) -> Batch:
         self._pattern = self.seen_batch
