@@ -4,6 +4,7 @@ from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
 from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
 from ironloom.data.corpus import fingerprint, read_documents
 from ironloom.data.loader import Loader, make_loader
+from ironloom.data.mixture import Mixture
 from ironloom.data.order import Permutation
 from ironloom.data.plan import steps_of_epochs
 from ironloom.data.preferences import DPOData, PreferencePairs, collate_pairs
@@ -20,6 +21,7 @@ __all__ = [
     "DPOData",
     "IterableLoader",
     "Loader",
+    "Mixture",
     "PadCollator",
     "Permutation",
     "PreferencePairs",

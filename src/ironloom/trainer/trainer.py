@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
 from ironloom.checkpoint.manifest import FileEntry
+from ironloom.data.mixture import Mixture
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.settings.dream.device import DeviceParameters
@@ -26,6 +28,8 @@ from ironloom.trainer.progress import Progress
 from ironloom.trainer.signals import StopSignals
 from ironloom.trainer.snapshot import Snapshot, check_storable, read_weights
 from ironloom.trainer.types import EvalPrediction, TrainOutput
+
+logger = logging.getLogger("ironloom")
 
 
 class Trainer(EvaluatingTrainer):
@@ -131,6 +135,8 @@ class Trainer(EvaluatingTrainer):
         self._new_state(plan)
         engine = self._prepared_engine(self.train_dataloader)
         self._create_optimizer_and_scheduler(engine, plan)
+        if isinstance(self.train_dataset, Mixture) and self.team.is_first:
+            logger.info("training data: %s", self.train_dataset.described())
         if not self._resume(plan) and self.args.eval_on_start:
             self.control.should_evaluate = True
         if self.eval_dataset is not None:

@@ -1,0 +1,209 @@
+"""Several sources as one dataset: each once an epoch, or mixed in given proportions. Owns the arithmetic, no file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ironloom.data.blocks import BlockRows
+from ironloom.data.fetch import MapDataset
+from ironloom.data.order import EpochOrder, Order
+from ironloom.data.schedule import MixedOrder, Schedule, as_fraction, counts_of
+from ironloom.errors import ConfigError, DataError, Problem
+
+Counts = dict[str, tuple[int, int | None]]
+"""By name of a source: samples and, where their lengths are known, tokens."""
+
+_CHUNK = 1 << 16  # positions that are counted in one go
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A dataset that knows how long its samples are without reading them."""
+
+    @property
+    def mean_length(self) -> Fraction:
+        """Input tokens of a sample, on average."""
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Input tokens of the samples at ``indices``."""
+
+
+class Mixture:
+    """Named sources as one dataset.
+
+    Without ratios every sample of every source comes once an epoch, in one order for all of them. With ratios the sources
+    take turns so that at any time each has had its share (``schedule.Schedule``), and a source that is exhausted begins
+    anew in another order: none of its samples comes twice before all have come once. An epoch ends when every source has been
+    seen at least once; the others have been repeated by then.
+
+    Ratios are of *tokens*. Where the samples of all sources are equally long, those are ratios of samples, too; else the
+    share of samples is the ratio divided by the source's mean length. Of sources that do not know how long their samples are
+    (see :class:`Measured`) ratios are of samples.
+
+    Args:
+        sources: Map-style datasets by name.
+        ratios: How much of each, in any unit: 7 and 3 are 0.7 and 0.3. A source that is not named has 1. None: each once.
+
+    Attributes:
+        sources: As given.
+        ratios: For each source, or None.
+
+    Raises:
+        ConfigError: If there is no source, or a ratio is not above 0 or of no source.
+        DataError: If a source is empty.
+    """
+
+    def __init__(self, sources: Mapping[str, Any], ratios: Mapping[str, float] | None = None):
+        _check(sources, ratios)
+        self.sources: dict[str, MapDataset] = dict(sources)
+        self.ratios = None if ratios is None else {name: ratios.get(name, 1.0) for name in sources}
+        self._names = list(sources)
+        self._parts = list(self.sources.values())
+        self._measured = [part if isinstance(part, Measured) else None for part in self._parts]
+        self._sizes = [len(part) for part in self._parts]
+        self._starts = np.cumsum([0, *self._sizes])
+        self._schedule: Schedule | None = None
+        self._length = int(self._starts[-1])
+        if self.ratios is not None:
+            weights = [as_fraction(ratio) for ratio in self.ratios.values()]
+            lengths = [part.mean_length for part in self._measured if part is not None]
+            if len(lengths) == len(weights):
+                weights = [weight / length for weight, length in zip(weights, lengths, strict=True)]
+            self._schedule = Schedule(counts_of(weights))
+            self._length = self._schedule.length(self._sizes)
+
+    def __len__(self) -> int:
+        """Samples of an epoch; with ratios some come more than once."""
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        """One sample; indices count through the sources, one after the other."""
+        source, place = self._place(index)
+        return self._parts[source][place]
+
+    def __getitems__(self, indices: list[int]) -> Sequence[Any]:
+        """Many samples at once, from each source in one go."""
+        array = np.asarray(indices, dtype=np.int64)
+        if array.size and not 0 <= array.min() <= array.max() < self._starts[-1]:
+            raise IndexError(f"sample {array.min()} to {array.max()} of {self._starts[-1]}")
+        sources = np.searchsorted(self._starts, array, side="right") - 1
+        places = [np.flatnonzero(sources == source) for source in range(len(self._parts))]
+        found = [
+            (here.tolist(), _read(part, (array[here] - start).tolist()))
+            for here, part, start in zip(places, self._parts, self._starts.tolist(), strict=False)
+            if here.size
+        ]
+        return found[0][1] if len(found) == 1 else _in_order(found, len(indices))
+
+    def order_of_samples(self, seed: int, shuffle: bool) -> Order:
+        """See ``order.Ordered``. Without ``shuffle`` each source comes in its own order."""
+        if self._schedule is None:
+            return EpochOrder(self._length, seed, shuffle)
+        return MixedOrder(self._schedule, self._sizes, self._names, self._length, seed, shuffle)
+
+    def counts(self, indices: NDArray[np.int64]) -> Counts:
+        """Samples and tokens of each source among the samples at ``indices``."""
+        sources = np.searchsorted(self._starts, indices, side="right") - 1
+        found: Counts = {}
+        for number, (name, measured) in enumerate(zip(self._names, self._measured, strict=True)):
+            places = indices[sources == number] - self._starts[number]
+            found[name] = len(places), None if measured is None else int(measured.lengths(places).sum())
+        return found
+
+    def replaced(self, change: Callable[[Any], Any]) -> Mixture:
+        """The same mixture and order of samples with something more in them: ``change(source)`` in place of each source."""
+        other = copy.copy(self)
+        other.sources = {name: change(part) for name, part in self.sources.items()}
+        other._parts = list(other.sources.values())
+        return other
+
+    def described(self) -> str:
+        """What there is of each source and how often an epoch sees it, for the log."""
+        told = []
+        for number, (name, size) in enumerate(zip(self._names, self._sizes, strict=True)):
+            text = f"{name} {size:,} samples"
+            if self._schedule is not None:
+                share = self._schedule.counts[number] / self._schedule.period
+                text += f" ({share:.2%} of them, seen {share * self._length / size:.2f} times)"
+            told.append(text)
+        return f"{self._length:,} samples an epoch: {', '.join(told)}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        total = int(self._starts[-1])
+        if not -total <= index < total:
+            raise IndexError(f"sample {index} of {total}")
+        source = int(np.searchsorted(self._starts, index % total, side="right")) - 1
+        return source, index % total - int(self._starts[source])
+
+
+class SourceCounter:
+    """How much of each source the samples of an epoch are, from the order alone: nothing is read, every process finds the same.
+
+    Args:
+        mixture: The dataset.
+        order: Its order.
+    """
+
+    def __init__(self, mixture: Mixture, order: Order):
+        self._mixture, self._order = mixture, order
+
+    def __call__(self, epoch: int, start: int, stop: int) -> Counts:
+        """What the positions ``start`` to ``stop`` of an epoch hold."""
+        total: Counts = dict.fromkeys(self._mixture.sources, (0, 0))
+        for first in range(start, stop, _CHUNK):
+            positions = np.arange(first, min(first + _CHUNK, stop), dtype=np.int64)
+            for name, (samples, tokens) in self._mixture.counts(self._order(epoch, positions)).items():
+                before, tokens_before = total[name]
+                total[name] = before + samples, None if tokens is None or tokens_before is None else tokens_before + tokens
+        return total
+
+
+def combined(names: Iterable[str], parts: Iterable[Any], ratios: Iterable[float | None]) -> Any:
+    """The training data of some entries: the only one as it is, several as a mixture, in proportions if any says one."""
+    sources, given = dict(zip(names, parts, strict=True)), list(ratios)
+    if len(sources) == 1:
+        return next(iter(sources.values()))
+    if all(ratio is None for ratio in given):
+        return Mixture(sources)
+    return Mixture(sources, {name: ratio for name, ratio in zip(sources, given, strict=True) if ratio is not None})
+
+
+def _read(part: Any, indices: list[int]) -> Sequence[Any]:
+    # A protocol of PyTorch that a dataset may leave out.
+    read_many = getattr(part, "__getitems__", None)
+    return [part[index] for index in indices] if read_many is None else read_many(indices)  # type: ignore[no-any-return]
+
+
+def _in_order(found: list[tuple[list[int], Sequence[Any]]], count: int) -> Sequence[Any]:
+    """Samples that were read source by source, at their places; in one piece of memory where the sources give such."""
+    rows = [samples.batch for _, samples in found if isinstance(samples, BlockRows)]
+    if len(rows) == len(found) and len({tuple((name, row.shape[1:]) for name, row in batch.items()) for batch in rows}) == 1:
+        places = torch.tensor([place for here, _ in found for place in here])
+        batch = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
+        return BlockRows({name: torch.empty_like(values).index_copy_(0, places, values) for name, values in batch.items()})
+    samples: list[Any] = [None] * count
+    for here, read in found:
+        for place, sample in zip(here, read, strict=True):
+            samples[place] = sample
+    return samples
+
+
+def _check(sources: Mapping[str, Any], ratios: Mapping[str, float] | None) -> None:
+    problems = [] if sources else [Problem("at least one source is needed", path="sources")]
+    for name, ratio in (ratios or {}).items():
+        if name not in sources:
+            problems.append(Problem(f"there is no such source (there are {', '.join(sources)})", path=f"ratios.{name}"))
+        elif not 0 < ratio < float("inf"):
+            problems.append(Problem(f"expected a number above 0, found {ratio}", path=f"ratios.{name}"))
+    if problems:
+        raise ConfigError(problems)
+    for name, part in sources.items():
+        if not len(part):
+            raise DataError(f"{name}: there is no sample in it")
