@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
@@ -165,20 +165,10 @@ class SourceCounter:
         return total
 
 
-def combined(names: Iterable[str], parts: Iterable[Any], ratios: Iterable[float | None]) -> Any:
-    """The training data of some entries: the only one as it is, several as a mixture, in proportions if any says one."""
-    sources, given = dict(zip(names, parts, strict=True)), list(ratios)
-    if len(sources) == 1:
-        return next(iter(sources.values()))
-    if all(ratio is None for ratio in given):
-        return Mixture(sources)
-    return Mixture(sources, {name: ratio for name, ratio in zip(sources, given, strict=True) if ratio is not None})
-
-
 def _read(part: Any, indices: list[int]) -> Sequence[Any]:
     # A protocol of PyTorch that a dataset may leave out.
     read_many = getattr(part, "__getitems__", None)
-    return [part[index] for index in indices] if read_many is None else read_many(indices)  # type: ignore[no-any-return]
+    return [part[index] for index in indices] if read_many is None else read_many(indices)
 
 
 def _in_order(found: list[tuple[list[int], Sequence[Any]]], count: int) -> Sequence[Any]:

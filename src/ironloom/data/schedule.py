@@ -139,5 +139,3 @@ def _fair(counts: Sequence[int]) -> NDArray[np.int64]:
         deadlines[source] = -(-(given[source] + 1) * period // counts[source])
         sequence.append(source)
     return np.array(sequence, dtype=np.int64)
-
-
