@@ -154,7 +154,9 @@ def test_samples_of_their_own_length_are_drawn_so_that_tokens_are_in_the_ratio()
             return int(self.sizes[index])
 
     # Ten times as long, and a third of the tokens.
-    loader = make_loader(Mixture({"short": Uneven(30, 3000), "long": Uneven(300, 700)}, {"short": 2, "long": 1}), batch_size=8, collate=list)
+    loader = make_loader(
+        Mixture({"short": Uneven(30, 3000), "long": Uneven(300, 700)}, {"short": 2, "long": 1}), batch_size=8, collate=list
+    )
     counts = loader.sources(0, 0, len(loader.dataset))
     tokens = {name: number for name, (_, number) in counts.items()}
     assert tokens["short"] / tokens["long"] == pytest.approx(2, rel=0.02)

@@ -41,7 +41,9 @@ def counts(trainer: Any) -> list[dict[str, float]]:
     found = []
     for record in trainer.state.log_history:
         if "loss" in record:
-            found.append({key: value for key, value in record.items() if key.startswith(("samples_", "tokens_"))} | {"step": record["step"]})
+            found.append(
+                {key: value for key, value in record.items() if key.startswith(("samples_", "tokens_"))} | {"step": record["step"]}
+            )
     return found
 
 
@@ -205,3 +207,17 @@ def test_pairs_are_mixed_with_their_reference(tmp_path: Path) -> None:
     both_sets = (3 * metrics["eval_a_rewards/accuracies"] + 4 * metrics["eval_b_rewards/accuracies"]) / 7
     assert metrics["eval_rewards/accuracies"] == pytest.approx(both_sets)
     assert "test_c_loss" in mixed.evaluate(mixed.test_dataset, metric_key_prefix="test")
+
+
+def test_another_mixture_is_gone_on_with_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"save_steps": 2, "resume_from_checkpoint": True}
+    trained(tmp_path, mixture(), max_steps=4, **options)
+    other = Mixture(mixture().sources, {"web": 0.2, "code": 0.8})
+    trainer = trained(tmp_path, other, max_steps=44, **options)
+    (told,) = (message for message in caplog.messages if "mixed in another way" in message)
+    assert "(web 1 of 9, code 4 of 3)" in told and "(web 7 of 9, code 3 of 3)" in told
+    before, after = counts(trainer)[3], counts(trainer)[-1]
+    assert (after["samples_web"] - before["samples_web"]) / 80 == pytest.approx(0.2, abs=0.02)
+    caplog.clear()
+    trained(tmp_path, other, max_steps=45, **options)
+    assert not any("mixed in another way" in message for message in caplog.messages)

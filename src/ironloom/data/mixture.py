@@ -8,10 +8,9 @@ from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ironloom.data.blocks import BlockRows
+from ironloom.data.blocks import BlockRows, TokenBlocks
 from ironloom.data.fetch import MapDataset
 from ironloom.data.order import EpochOrder, Order
 from ironloom.data.schedule import MixedOrder, Schedule, as_fraction, counts_of
@@ -95,12 +94,17 @@ class Mixture:
             raise IndexError(f"sample {array.min()} to {array.max()} of {self._starts[-1]}")
         sources = np.searchsorted(self._starts, array, side="right") - 1
         places = [np.flatnonzero(sources == source) for source in range(len(self._parts))]
-        found = [
-            (here.tolist(), _read(part, (array[here] - start).tolist()))
-            for here, part, start in zip(places, self._parts, self._starts.tolist(), strict=False)
-            if here.size
-        ]
-        return found[0][1] if len(found) == 1 else _in_order(found, len(indices))
+        found = [(here, array[here] - start) for here, start in zip(places, self._starts, strict=False)]
+        if blocks := _equal_blocks(self._parts):
+            rows = np.empty((len(indices), blocks[0].seq_length + 1), dtype=np.result_type(*(part.dtype for part in blocks)))
+            for part, (here, inner) in zip(blocks, found, strict=True):
+                part.read_into(rows, here.tolist(), inner.tolist())
+            return BlockRows.of(rows)
+        samples: list[Any] = [None] * len(indices)
+        for part, (here, inner) in zip(self._parts, found, strict=True):
+            for place, sample in zip(here.tolist(), _read(part, inner.tolist()) if here.size else (), strict=True):
+                samples[place] = sample
+        return samples
 
     def order_of_samples(self, seed: int, shuffle: bool) -> Order:
         """See ``order.Ordered``. Without ``shuffle`` each source comes in its own order."""
@@ -123,6 +127,13 @@ class Mixture:
         other.sources = {name: change(part) for name, part in self.sources.items()}
         other._parts = list(other.sources.values())
         return other
+
+    @property
+    def proportions(self) -> str:
+        """What the order of samples depends on besides the seed."""
+        periods = [1] * len(self._sizes) if self._schedule is None else self._schedule.counts
+        told = ", ".join(f"{name} {count} of {size:,}" for name, count, size in zip(self._names, periods, self._sizes, strict=True))
+        return told if self._schedule is not None else f"once each: {told}"
 
     def described(self) -> str:
         """What there is of each source and how often an epoch sees it, for the log."""
@@ -165,24 +176,16 @@ class SourceCounter:
         return total
 
 
+def _equal_blocks(parts: Sequence[Any]) -> list[TokenBlocks]:
+    """The parts, if all of them are blocks of one length, which are read into one piece of memory; else nothing."""
+    blocks = [part for part in parts if type(part) is TokenBlocks]
+    return blocks if len(blocks) == len(parts) and len({part.seq_length for part in blocks}) == 1 else []
+
+
 def _read(part: Any, indices: list[int]) -> Sequence[Any]:
     # A protocol of PyTorch that a dataset may leave out.
     read_many = getattr(part, "__getitems__", None)
     return [part[index] for index in indices] if read_many is None else read_many(indices)
-
-
-def _in_order(found: list[tuple[list[int], Sequence[Any]]], count: int) -> Sequence[Any]:
-    """Samples that were read source by source, at their places; in one piece of memory where the sources give such."""
-    rows = [samples.batch for _, samples in found if isinstance(samples, BlockRows)]
-    if len(rows) == len(found) and len({tuple((name, row.shape[1:]) for name, row in batch.items()) for batch in rows}) == 1:
-        places = torch.tensor([place for here, _ in found for place in here])
-        batch = {name: torch.cat([part[name] for part in rows]) for name in rows[0]}
-        return BlockRows({name: torch.empty_like(values).index_copy_(0, places, values) for name, values in batch.items()})
-    samples: list[Any] = [None] * count
-    for here, read in found:
-        for place, sample in zip(here, read, strict=True):
-            samples[place] = sample
-    return samples
 
 
 def _check(sources: Mapping[str, Any], ratios: Mapping[str, float] | None) -> None:

@@ -26,6 +26,7 @@ class Progress:
         total_weight: Its weight.
         skipped_steps: Steps whose update was left out because the loss was not finite.
         num_samples: Samples of an epoch; None if the data has no length.
+        mixture: What is mixed and how, see ``Mixture.proportions``; empty for other data.
         source_samples: Samples of the whole run by the source of a mixture, over all ranks, up to ``counted``.
         source_tokens: Input tokens likewise, without padding; of sources that know their lengths.
         counted: Samples of the running epoch that both of them hold.
@@ -43,6 +44,7 @@ class Progress:
     total_weight: int = 0
     skipped_steps: int = 0
     num_samples: int | None = None
+    mixture: str = ""
     source_samples: dict[str, int] = field(default_factory=dict)
     source_tokens: dict[str, int] = field(default_factory=dict)
     counted: int = 0

@@ -178,6 +178,8 @@ class Trainer(EvaluatingTrainer):
         fresh.train_batch_size = args.train_batch_size
         self.state, self.control, self._progress = fresh, type(self.control)(), Progress()
         self._progress.num_samples = self.train_dataloader.num_samples
+        if isinstance(self.train_dataset, Mixture):
+            self._progress.mixture = self.train_dataset.proportions
         self._tell_place()
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
@@ -243,10 +245,16 @@ class Trainer(EvaluatingTrainer):
         path = self.team.on_first(find)
         if path is None:
             return False
-        samples_here = self._progress.num_samples
+        samples_here, mixture_here = self._progress.num_samples, self._progress.mixture
         self._snapshot().read(Path(path), self.warn, self.team.peers)
         samples_there, self._progress.num_samples = self._progress.num_samples, samples_here
-        if samples_here != samples_there:
+        mixture_there, self._progress.mixture = self._progress.mixture, mixture_here
+        if mixture_here != mixture_there:
+            self.warn(
+                f"the training data is mixed in another way ({mixture_here or 'not at all'}) than when {path} was saved "
+                f"({mixture_there or 'not at all'}): it goes on in the new one, in which some samples come again before all have come"
+            )
+        elif samples_here != samples_there:
             self.warn(
                 f"the training data has {samples_here} samples, it had {samples_there} when {path} was saved: "
                 "the order of the rest of this epoch is another one, and some samples come twice or not at all"
