@@ -105,7 +105,7 @@ def test_without_shuffling_sources_come_in_their_order() -> None:
 
 def test_many_at_once_are_the_same_as_one_by_one() -> None:
     mixed = mixture()
-    indices = [5, 91, 109, 0, 90, 91]
+    indices = [5, 91, 109, 0, 127, 91]
     rows = mixed.__getitems__(indices)
     assert isinstance(rows, BlockRows)
     for row, index in zip(rows, indices, strict=True):
@@ -119,8 +119,21 @@ def test_many_at_once_are_the_same_as_one_by_one() -> None:
     with pytest.raises(IndexError, match="sample 5 of 5"):
         listed[5]
     with pytest.raises(IndexError):
-        mixed.__getitems__([0, 110])
+        mixed.__getitems__([0, 128])
+    with pytest.raises(IndexError):
+        mixed[128]
     assert firsts(pickle.loads(pickle.dumps(mixed))) == firsts(mixed)
+
+
+def test_index_by_index_it_is_one_epoch_in_the_order_of_the_sources() -> None:
+    """As a loader of PyTorch, or a sampler of the user's own, would read it."""
+    mixed = mixture()
+    plain = [int(sample["input_ids"][0]) for sample in (mixed[index] for index in range(len(mixed)))]
+    assert plain == list(itertools.chain(*firsts(mixture(), shuffle=False)[:13]))
+    assert int(mixed[-1]["input_ids"][0]) == plain[-1]
+    loader = torch.utils.data.DataLoader(mixed, batch_size=16, shuffle=True, collate_fn=collate_blocks)
+    read = [first for batch in loader for first in batch["input_ids"][:, 0].tolist()]
+    assert sorted(read) == sorted(plain)
 
 
 def test_counts_are_those_of_what_is_read() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +24,7 @@ def test_every_beginning_holds_each_share_within_one_sample(counts: list[int]) -
         seen = np.cumsum(sources == source)
         assert np.abs(seen * schedule.period - ends * count).max() < schedule.period
         assert (before[sources == source] == np.arange(3 * count)).all()
+        assert (schedule.position(source, np.arange(3 * count)) == np.flatnonzero(sources == source)).all()
         assert seen[schedule.period - 1 :: schedule.period].tolist() == [count, 2 * count, 3 * count]
 
 
@@ -81,13 +81,14 @@ def mixed(seed: int = 7, shuffle: bool = True, counts: tuple[int, ...] = (5, 3, 
 def test_every_sample_of_a_source_comes_once_before_any_comes_twice_over_epochs_too(shuffle: bool) -> None:
     order, length = mixed(shuffle=shuffle)
     sequence = np.concatenate([order(epoch, np.arange(length)) for epoch in range(3)])
-    edges = np.cumsum([0, *SIZES])
+    sources, draws = Schedule((5, 3, 2))(sequence)
+    assert (sources == Schedule((5, 3, 2))(np.arange(3 * length))[0]).all(), "the schedule goes on from epoch to epoch"
     passes = []
-    for low, high in itertools.pairwise(edges.tolist()):
-        drawn = sequence[(sequence >= low) & (sequence < high)] - low
-        assert len(drawn) >= 3 * (high - low), "each epoch sees the whole source"
-        whole = drawn[: len(drawn) // (high - low) * (high - low)].reshape(-1, high - low)
-        assert (np.sort(whole) == np.arange(high - low)).all()
+    for source, size in enumerate(SIZES):
+        drawn = draws[sources == source]
+        assert len(drawn) >= 3 * size, "each epoch sees the whole source"
+        whole = drawn[: len(drawn) // size * size].reshape(-1, size)
+        assert (np.sort(whole) == np.arange(size)).all(), "each sample has one index"
         passes.append([tuple(row) for row in whole.tolist()])
     if shuffle:
         assert all(len(set(rows)) == len(rows) for rows in passes[:1] + passes[2:]), "passes have orders of their own"
@@ -108,5 +109,5 @@ def test_any_position_is_reached_directly() -> None:
 def test_the_order_of_one_source_does_not_depend_on_the_others() -> None:
     order, length = mixed()
     alone = MixedOrder(Schedule([1]), SIZES[2:], NAMES[2:], SIZES[2], 7, True)
-    drawn = order(0, np.arange(length))
-    assert (drawn[drawn >= 15][: SIZES[2]] - 15 == alone(0, np.arange(SIZES[2]))).all()
+    sources, draws = Schedule((5, 3, 2))(order(0, np.arange(length)))
+    assert (draws[sources == 2][: SIZES[2]] == alone(0, np.arange(SIZES[2]))).all()

@@ -40,7 +40,8 @@ class Mixture:
     Without ratios every sample of every source comes once an epoch, in one order for all of them. With ratios the sources
     take turns so that at any time each has had its share (``schedule.Schedule``), and a source that is exhausted begins
     anew in another order: none of its samples comes twice before all have come once. An epoch ends when every source has been
-    seen at least once; the others have been repeated by then.
+    seen at least once; the others have been repeated by then. Read by somebody who does not ask for its order
+    (:meth:`order_of_samples`), index by index, it is such an epoch, too.
 
     Ratios are of *tokens*. Where the samples of all sources are equally long, those are ratios of samples, too; else the
     share of samples is the ratio divided by the source's mean length. Of sources that do not know how long their samples are
@@ -66,35 +67,37 @@ class Mixture:
         self._names = list(sources)
         self._parts = list(self.sources.values())
         self._measured = [part if isinstance(part, Measured) else None for part in self._parts]
-        self._sizes = [len(part) for part in self._parts]
-        self._starts = np.cumsum([0, *self._sizes])
+        self._sizes = np.array([len(part) for part in self._parts], dtype=np.int64)
+        self._ends = np.cumsum(self._sizes)
         self._schedule: Schedule | None = None
-        self._length = int(self._starts[-1])
+        self._length = int(self._ends[-1])
         if self.ratios is not None:
             weights = [as_fraction(ratio) for ratio in self.ratios.values()]
             lengths = [part.mean_length for part in self._measured if part is not None]
             if len(lengths) == len(weights):
                 weights = [weight / length for weight, length in zip(weights, lengths, strict=True)]
             self._schedule = Schedule(counts_of(weights))
-            self._length = self._schedule.length(self._sizes)
+            self._length = self._schedule.length(self._sizes.tolist())
 
     def __len__(self) -> int:
         """Samples of an epoch; with ratios some come more than once."""
         return self._length
 
     def __getitem__(self, index: int) -> Any:
-        """One sample; indices count through the sources, one after the other."""
-        source, place = self._place(index)
-        return self._parts[source][place]
+        """One sample: without ratios indices go through the sources one after the other, with ratios they take turns."""
+        if not -self._length <= index < self._length:
+            raise IndexError(f"sample {index} of {self._length}")
+        (source,), (place,) = self._located(np.array([index % self._length]))
+        return self._parts[source][int(place)]
 
     def __getitems__(self, indices: list[int]) -> Sequence[Any]:
         """Many samples at once, from each source in one go."""
         array = np.asarray(indices, dtype=np.int64)
-        if array.size and not 0 <= array.min() <= array.max() < self._starts[-1]:
-            raise IndexError(f"sample {array.min()} to {array.max()} of {self._starts[-1]}")
-        sources = np.searchsorted(self._starts, array, side="right") - 1
-        places = [np.flatnonzero(sources == source) for source in range(len(self._parts))]
-        found = [(here, array[here] - start) for here, start in zip(places, self._starts, strict=False)]
+        if array.size and not 0 <= array.min() <= array.max() < self._length:
+            raise IndexError(f"sample {array.min()} to {array.max()} of {self._length}")
+        sources, places = self._located(array)
+        turns = [np.flatnonzero(sources == source) for source in range(len(self._parts))]
+        found = [(here, places[here]) for here in turns]
         if blocks := _equal_blocks(self._parts):
             rows = np.empty((len(indices), blocks[0].seq_length + 1), dtype=np.result_type(*(part.dtype for part in blocks)))
             for part, (here, inner) in zip(blocks, found, strict=True):
@@ -110,15 +113,15 @@ class Mixture:
         """See ``order.Ordered``. Without ``shuffle`` each source comes in its own order."""
         if self._schedule is None:
             return EpochOrder(self._length, seed, shuffle)
-        return MixedOrder(self._schedule, self._sizes, self._names, self._length, seed, shuffle)
+        return MixedOrder(self._schedule, self._sizes.tolist(), self._names, self._length, seed, shuffle)
 
     def counts(self, indices: NDArray[np.int64]) -> Counts:
         """Samples and tokens of each source among the samples at ``indices``."""
-        sources = np.searchsorted(self._starts, indices, side="right") - 1
+        sources, places = self._located(indices)
         found: Counts = {}
         for number, (name, measured) in enumerate(zip(self._names, self._measured, strict=True)):
-            places = indices[sources == number] - self._starts[number]
-            found[name] = len(places), None if measured is None else int(measured.lengths(places).sum())
+            here = places[sources == number]
+            found[name] = len(here), None if measured is None else int(measured.lengths(here).sum())
         return found
 
     def replaced(self, change: Callable[[Any], Any]) -> Mixture:
@@ -132,13 +135,13 @@ class Mixture:
     def proportions(self) -> str:
         """What the order of samples depends on besides the seed."""
         periods = [1] * len(self._sizes) if self._schedule is None else self._schedule.counts
-        told = ", ".join(f"{name} {count} of {size:,}" for name, count, size in zip(self._names, periods, self._sizes, strict=True))
+        told = ", ".join(f"{name} {count} of {size:,}" for name, count, size in zip(self._names, periods, self._sizes.tolist(), strict=True))
         return told if self._schedule is not None else f"once each: {told}"
 
     def described(self) -> str:
         """What there is of each source and how often an epoch sees it, for the log."""
         told = []
-        for number, (name, size) in enumerate(zip(self._names, self._sizes, strict=True)):
+        for number, (name, size) in enumerate(zip(self._names, self._sizes.tolist(), strict=True)):
             text = f"{name} {size:,} samples"
             if self._schedule is not None:
                 share = self._schedule.counts[number] / self._schedule.period
@@ -146,12 +149,13 @@ class Mixture:
             told.append(text)
         return f"{self._length:,} samples an epoch: {', '.join(told)}"
 
-    def _place(self, index: int) -> tuple[int, int]:
-        total = int(self._starts[-1])
-        if not -total <= index < total:
-            raise IndexError(f"sample {index} of {total}")
-        source = int(np.searchsorted(self._starts, index % total, side="right")) - 1
-        return source, index % total - int(self._starts[source])
+    def _located(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each index its source, and the index of the sample in it."""
+        if self._schedule is not None:
+            sources, draws = self._schedule(indices)
+            return sources, draws % self._sizes[sources]
+        sources = np.searchsorted(self._ends, indices, side="right")
+        return sources, indices - self._ends[sources] + self._sizes[sources]
 
 
 class SourceCounter:

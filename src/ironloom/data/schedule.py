@@ -47,6 +47,12 @@ class Schedule:
         sources = self._sources[places]
         return sources, periods * self._counts[sources] + self._before[places]
 
+    def position(self, source: int, draws: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a source has its turn for the ``draws``-th time, from 0."""
+        periods, places = np.divmod(draws, self.counts[source])
+        positions: NDArray[np.int64] = periods * self.period + self._slots[source][places]
+        return positions
+
     def length(self, sizes: Sequence[int]) -> int:
         """Positions until source ``j`` has had ``sizes[j]`` of them, for the last source that reaches it."""
         ends = []
@@ -78,12 +84,14 @@ def as_fraction(ratio: float) -> Fraction:
 class MixedOrder:
     """The order of several sources that follow a schedule: every sample of a source comes once before any comes twice.
 
+    The index of a sample is the first position at which the schedule would have it if every source came in its own order.
+
     Position ``i`` of epoch ``e`` is position ``e * length + i`` of the one sequence of the run, so that what an epoch has
     begun to repeat of a source is gone on with in the next one.
 
     Args:
         schedule: Whose turn it is.
-        sizes: Samples of each source; indices of the sources follow each other.
+        sizes: Samples of each source.
         names: What makes the permutations of sources differ.
         length: Samples of an epoch.
         seed: Seed of the permutations, together with the name of the source and how often it has been seen.
@@ -92,7 +100,6 @@ class MixedOrder:
 
     def __init__(self, schedule: Schedule, sizes: Sequence[int], names: Sequence[str], length: int, seed: int, shuffle: bool):
         self._schedule, self._sizes, self._names = schedule, tuple(sizes), tuple(names)
-        self._starts = np.cumsum([0, *sizes]).tolist()
         self._length, self._seed, self._shuffle = length, seed, shuffle
         self._known: dict[int, tuple[int, Permutation]] = {}  # of each source the last permutation that was used
 
@@ -107,7 +114,7 @@ class MixedOrder:
                 for number in np.unique(passes).tolist():
                     here = passes == number
                     places[here] = self._permutation(source, number)(places[here])
-            indices[chosen] = self._starts[source] + places
+            indices[chosen] = self._schedule.position(source, places)
         return indices
 
     def _permutation(self, source: int, number: int) -> Permutation:
