@@ -75,21 +75,14 @@ class TokenBlocks:
         """Many blocks at once, in one piece of memory."""
         return self._read(indices)
 
-    def read_into(self, rows: NDArray[Any], places: Sequence[int], indices: Sequence[int]) -> None:
-        """Write blocks and the token after each into the rows at ``places`` of an array of shape (any, seq_length + 1)."""
-        length, tokens = self.seq_length, self._tokens
-        for place, index in zip(places, indices, strict=True):
-            rows[place] = tokens[index * length : index * length + length + 1]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the ids as they are stored."""
-        return self._tokens.dtype
-
     def _read(self, indices: list[int]) -> BlockRows:
-        rows = np.empty((len(indices), self.seq_length + 1), dtype=self.dtype)
-        self.read_into(rows, range(len(indices)), indices)
-        return BlockRows.of(rows)
+        length, tokens = self.seq_length, self._tokens
+        rows = np.empty((len(indices), length + 1), dtype=tokens.dtype)
+        for row, index in enumerate(indices):
+            rows[row] = tokens[index * length : index * length + length + 1]
+        # Made wider all at once: a row at a time is half as fast.
+        inputs, labels = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
+        return BlockRows({"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)})
 
 
 class BlockRows(Sequence[dict[str, torch.Tensor]]):
@@ -101,13 +94,6 @@ class BlockRows(Sequence[dict[str, torch.Tensor]]):
 
     def __init__(self, batch: dict[str, torch.Tensor]):
         self.batch = batch
-
-    @classmethod
-    def of(cls, rows: NDArray[Any]) -> BlockRows:
-        """From ids of any integer type, shape (samples, seq_length + 1)."""
-        # Made wider all at once: a row at a time is half as fast.
-        inputs, labels = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
-        return cls({"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)})
 
     def __len__(self) -> int:
         return len(self.batch["input_ids"])
