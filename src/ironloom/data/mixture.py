@@ -126,7 +126,9 @@ class Mixture:
     def proportions(self) -> str:
         """What the order of samples depends on besides the seed."""
         periods = [1] * len(self._sizes) if self._schedule is None else self._schedule.counts
-        told = ", ".join(f"{name} {count} of {size:,}" for name, count, size in zip(self._names, periods, self._sizes.tolist(), strict=True))
+        told = ", ".join(
+            f"{name} {count} of {size:,}" for name, count, size in zip(self._names, periods, self._sizes.tolist(), strict=True)
+        )
         return told if self._schedule is not None else f"once each: {told}"
 
     def described(self) -> str:
