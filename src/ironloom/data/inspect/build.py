@@ -1,0 +1,123 @@
+"""From the data of a configuration to the report on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ironloom.data.inspect.duplicates import Duplicates, Leak, Part, Repeated, Same, repeated, shared, uses
+from ironloom.data.inspect.findings import findings_of
+from ironloom.data.inspect.lengths import lengths_of, share_that_fills
+from ironloom.data.inspect.records import broken_in
+from ironloom.data.inspect.report import Finding, Report, StoreReport
+from ironloom.data.inspect.scan import Scan, scan
+from ironloom.data.inspect.sources import parts_of, sources_of
+from ironloom.data.inspect.text import Reader, spread
+from ironloom.data.store import Progress, TokenStore
+from ironloom.errors import DataError
+
+
+def inspect_data(data: Any, configuration: str, samples: int = 3, progress: Progress | None = None) -> Report:
+    """Prepare what is not prepared, and look at all of it.
+
+    Where it cannot be prepared, because something is wrong with the sources, these are read to their end, and what is wrong with
+    them is the report.
+
+    Args:
+        data: The data of a configuration, see ``cli.data.data_of``.
+        configuration: Its name, for the report.
+        samples: Samples of each store to show.
+        progress: Called now and then with the number of documents or records done, and what is being done.
+
+    Raises:
+        ConfigError: If the configuration cannot be used.
+        ResourceError: If the cache cannot be written.
+    """
+    report = Report(configuration, tuple(data.types), data.seq_length)
+    try:
+        data.prepare(progress)
+        stores: Mapping[str, TokenStore] = data.stores
+    except DataError as error:
+        broken = {name: broken_in(source, progress) for name, source in sources_of(data).items()}
+        return _judged(dataclasses.replace(report, broken=broken), str(error))
+    unit, reader = len(data.types), Reader(data.tokenizer)
+    scans, damages = {}, {}
+    for name, store in stores.items():
+        try:
+            store.verify()
+        except DataError as error:
+            damages[name] = str(error)
+        scans[name] = scan(store, unit, data.tokenizer.eos_token_id, progress)
+    ranges = {name: parts_of(data, name, store) for name, store in stores.items()}
+    reports = {
+        name: _store_report(store, scans[name], ranges[name], data.types, data.seq_length, samples, reader)
+        for name, store in stores.items()
+    }
+    parts = [Part(name, use, start, scans[name].hashes[start:stop]) for name in stores for use, (start, stop) in ranges[name].items()]
+    leaks = _leaks(parts, stores, unit, reader)
+    return _judged(dataclasses.replace(report, stores=reports, leaks=leaks), damages=damages, scans=scans)
+
+
+def _judged(report: Report, refusal: str = "", damages: Mapping[str, str] | None = None, scans: Mapping[str, Scan] | None = None) -> Report:
+    damaged = [Finding("error", "damaged_store", name, 1, message) for name, message in (damages or {}).items()]
+    return dataclasses.replace(report, findings=[*damaged, *findings_of(report, refusal, scans or {})])
+
+
+def _store_report(
+    store: TokenStore,
+    seen: Scan,
+    parts: dict[str, tuple[int, int]],
+    kinds: tuple[str, ...],
+    seq_length: int,
+    samples: int,
+    reader: Reader,
+) -> StoreReport:
+    lengths = np.diff(store.offsets)
+    # What is only given has no place of its own: the last token of a row is nothing but a target.
+    most = seq_length + (store.trained is not None)
+    copies, groups, most_frequent = repeated(seen.hashes)
+    labels = [kind.rpartition("_")[2] if len(kinds) > 1 else "" for kind in kinds]
+    unit = len(kinds)
+    return StoreReport(
+        folder=str(store.folder),
+        fingerprint=store.fingerprint,
+        documents=store.num_documents,
+        tokens=store.num_tokens,
+        lengths=lengths_of(lengths) if len(lengths) else None,
+        longer=int((lengths > most).sum()),
+        fill=share_that_fills(lengths - (store.trained is not None), seq_length) if len(lengths) else 0.0,
+        trained=seen.trained,
+        masked=0.0 if seen.trained is None or not store.num_tokens else 1 - seen.trained / store.num_tokens,
+        untrained=seen.untrained,
+        empty=seen.empty,
+        vocab_size=store.vocab_size,
+        unused=int((seen.used == 0).sum()),
+        outside=seen.outside,
+        counts=dict(store.counts),
+        duplicates=Duplicates(
+            copies, groups, [Repeated(sample, times, reader.beginning(store, sample * unit)) for sample, times in most_frequent]
+        ),
+        parts=parts,
+        samples=[
+            reader.sample(store, number * unit + place, label)
+            for number in spread(store.num_documents // unit, samples)
+            for place, label in enumerate(labels)
+        ],
+    )
+
+
+def _leaks(parts: list[Part], stores: Mapping[str, TokenStore], unit: int, reader: Reader) -> list[Leak]:
+    """What is in training and in held-out data alike, by pairs of parts."""
+    found = []
+    held_out = [*uses(parts, "evaluation"), *uses(parts, "test")]
+    for training in uses(parts, "training") if held_out else []:
+        ordered = np.sort(training.hashes)
+        for part in held_out:
+            number, first = shared(part, training, ordered)
+            if number:
+                same = [Same(here, there, reader.beginning(stores[part.store], here * unit)) for here, there in first]
+                found.append(Leak(part.use, part.store, training.store, number, len(part.hashes), same))
+    return found
