@@ -93,6 +93,15 @@ def _store(store: StoreReport, report: Report) -> Iterator[Line]:
         yield [(f"  {each.times:,} times, first as sample {each.sample:,}: {_one_line(each.text)}", "")]
     for sample in store.samples:
         yield from _sample(sample)
+    for row in store.rows:
+        yield [(f"  row {row.row:,}, in which {len(row.pieces):,} documents meet:", "bold")]
+        for piece in row.pieces:
+            yield [
+                (
+                    f"    tokens {piece.start:,} to {piece.start + piece.tokens - 1:,} of document {piece.document:,} | {_one_line(piece.text)}",
+                    "",
+                )
+            ]
 
 
 def _histogram(lengths: Lengths) -> Iterator[Line]:

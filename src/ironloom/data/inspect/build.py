@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from ironloom.data.chat.sources import RecordSource
+from ironloom.data.entries import Corpus
 from ironloom.data.inspect.duplicates import Duplicates, Leak, Part, Repeated, Same, repeated, shared, uses
 from ironloom.data.inspect.findings import findings_of
-from ironloom.data.inspect.lengths import lengths_of, share_that_fills
+from ironloom.data.inspect.lengths import lengths_of
 from ironloom.data.inspect.records import broken_in
 from ironloom.data.inspect.report import Finding, Report, StoreReport
+from ironloom.data.inspect.rows import concatenated, packings
 from ironloom.data.inspect.scan import Scan, scan
-from ironloom.data.inspect.sources import parts_of, sources_of
 from ironloom.data.inspect.text import Reader, spread
 from ironloom.data.store import Progress, TokenStore
+from ironloom.data.task_data import TaskData
 from ironloom.errors import DataError
 
 
-def inspect_data(data: Any, configuration: str, samples: int = 3, progress: Progress | None = None) -> Report:
+def inspect_data(data: TaskData[Any], configuration: str, samples: int = 3, progress: Progress | None = None) -> Report:
     """Prepare what is not prepared, and look at all of it.
 
     Where it cannot be prepared, because something is wrong with the sources, these are read to their end, and what is wrong with
@@ -41,7 +44,7 @@ def inspect_data(data: Any, configuration: str, samples: int = 3, progress: Prog
         data.prepare(progress)
         stores: Mapping[str, TokenStore] = data.stores
     except DataError as error:
-        broken = {name: broken_in(source, progress) for name, source in sources_of(data).items()}
+        broken = {name: broken_in(source, progress) for name, source in data.sources.items() if isinstance(source, Corpus | RecordSource)}
         return _judged(dataclasses.replace(report, broken=broken), str(error))
     unit, reader = len(data.types), Reader(data.tokenizer)
     scans, damages = {}, {}
@@ -51,7 +54,7 @@ def inspect_data(data: Any, configuration: str, samples: int = 3, progress: Prog
         except DataError as error:
             damages[name] = str(error)
         scans[name] = scan(store, unit, data.tokenizer.eos_token_id, progress)
-    ranges = {name: parts_of(data, name, store) for name, store in stores.items()}
+    ranges = data.ranges
     reports = {
         name: _store_report(store, scans[name], ranges[name], data.types, data.seq_length, samples, reader)
         for name, store in stores.items()
@@ -81,6 +84,10 @@ def _store_report(
     copies, groups, most_frequent = repeated(seen.hashes)
     labels = [kind.rpartition("_")[2] if len(kinds) > 1 else "" for kind in kinds]
     unit = len(kinds)
+    packed = list(packings(store, unit, seq_length))
+    num_rows = sum(packing.rows for packing in packed if packing.kind == "concat")
+    # One in which a document begins: that of the middle.
+    rows = [min(int(store.offsets[store.num_documents // 2]) // seq_length, num_rows - 1)] if num_rows and samples else []
     return StoreReport(
         folder=str(store.folder),
         fingerprint=store.fingerprint,
@@ -88,7 +95,7 @@ def _store_report(
         tokens=store.num_tokens,
         lengths=lengths_of(lengths) if len(lengths) else None,
         longer=int((lengths > most).sum()),
-        fill=share_that_fills(lengths - (store.trained is not None), seq_length) if len(lengths) else 0.0,
+        packings=packed,
         trained=seen.trained,
         masked=0.0 if seen.trained is None or not store.num_tokens else 1 - seen.trained / store.num_tokens,
         untrained=seen.untrained,
@@ -106,6 +113,7 @@ def _store_report(
             for number in spread(store.num_documents // unit, samples)
             for place, label in enumerate(labels)
         ],
+        rows=[concatenated(store, row, seq_length, reader) for row in rows],
     )
 
 

@@ -52,8 +52,3 @@ def _histogram(lengths: NDArray[np.int64]) -> list[Bin]:
     counts = np.histogram(lengths, bins=edges)[0].tolist()
     # The last bar of numpy's holds its right edge too, which no length has.
     return [Bin(start, stop - 1, count) for start, stop, count in zip(starts, edges[1:], counts, strict=True)]
-
-
-def share_that_fills(lengths: NDArray[np.int64], seq_length: int) -> float:
-    """Share of the places that hold a token where every document, cut to a sequence, has a row of its own."""
-    return float(np.minimum(lengths, seq_length).mean() / seq_length)

@@ -82,6 +82,11 @@ def _store(name: str, store: StoreReport, report: Report) -> str:
         rows = _rows((f"{each.times:,} times", f"sample {each.sample:,}", each.text) for each in store.duplicates.most)
         parts.append(f"<h3>Copies</h3>\n<table>\n{rows}</table>\n")
     parts += map(_sample, store.samples)
+    for row in store.rows:
+        rows = _rows(
+            (f"document {each.document:,}", f"tokens {each.start:,} to {each.start + each.tokens - 1:,}", each.text) for each in row.pieces
+        )
+        parts.append(f"<h3>Row {row.row:,}: {len(row.pieces):,} documents meet</h3>\n<table>\n{rows}</table>\n")
     return "".join(parts) + "</section>\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ironloom.data.inspect.duplicates import Duplicates, Leak
 from ironloom.data.inspect.lengths import Lengths
 from ironloom.data.inspect.records import Broken
+from ironloom.data.inspect.rows import Packing, Row
 from ironloom.data.inspect.text import Sample
 
 FORMAT = 1
@@ -45,7 +46,7 @@ class StoreReport:
         tokens: How many they have.
         lengths: Of the documents; None if there is none.
         longer: Documents that are longer than a sequence.
-        fill: Share of the places of a batch that hold a token where every document has a row of its own.
+        packings: What the ways of packing give.
         trained: Tokens that the model has to produce; None where it has to produce all.
         masked: Share of the tokens that it is only given; 0 where it has to produce all.
         untrained: Documents without a token that the model has to produce.
@@ -57,6 +58,7 @@ class StoreReport:
         duplicates: Samples with the same tokens.
         parts: The samples that are used for ``training``, ``evaluation`` and ``test``: the first, and the one behind the last.
         samples: A few documents.
+        rows: A few rows of several documents; none where documents have rows of their own.
     """
 
     folder: str
@@ -65,7 +67,7 @@ class StoreReport:
     tokens: int
     lengths: Lengths | None
     longer: int
-    fill: float
+    packings: list[Packing]
     trained: int | None
     masked: float
     untrained: int
@@ -77,6 +79,7 @@ class StoreReport:
     duplicates: Duplicates
     parts: dict[str, tuple[int, int]]
     samples: list[Sample]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)

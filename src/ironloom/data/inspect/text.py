@@ -79,9 +79,12 @@ class Reader:
 
     def beginning(self, store: TokenStore, document: int) -> str:
         """How a document begins."""
-        begin, end = int(store.offsets[document]), int(store.offsets[document + 1])
-        text = self._tokenizer.decode(np.asarray(store.tokens[begin : min(end, begin + _BEGINNING)]).tolist())
-        return text if end - begin <= _BEGINNING else f"{text}..."
+        return self.text(store, int(store.offsets[document]), int(store.offsets[document + 1]))
+
+    def text(self, store: TokenStore, start: int, stop: int) -> str:
+        """How a range of tokens begins."""
+        text = self._tokenizer.decode(np.asarray(store.tokens[start : min(stop, start + _BEGINNING)]).tolist())
+        return text if stop - start <= _BEGINNING else f"{text}..."
 
     def _run(self, ids: list[int], trained: bool, kind: Literal["text", "special"]) -> list[Segment]:
         def segment(part: list[int]) -> Segment:

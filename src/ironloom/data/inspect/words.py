@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from ironloom.data.inspect.report import Report, StoreReport
 
+_PACKINGS = {"none": "a row for each document", "concat": "packed as concat"}
+
 
 def facts(store: StoreReport, report: Report) -> Iterator[tuple[str, str]]:
     """Names and values, in the order in which they are shown."""
@@ -22,7 +24,9 @@ def facts(store: StoreReport, report: Report) -> Iterator[tuple[str, str]]:
         )
         yield "tokens of a document", ", ".join(shown)
         yield "longer than a sequence", f"{store.longer:,} of {store.documents:,} ({store.longer / store.documents:.1%})"
-        yield "fill, one document a row", f"{store.fill:.1%} of rows of {report.seq_length:,}"
+    for packing in store.packings:
+        cut = f", {packing.cut:,} documents are cut" if packing.cut else ""
+        yield _PACKINGS[packing.kind], f"{packing.rows:,} rows, {packing.fill:.1%} filled{cut}"
     if store.trained is not None:
         yield "trained tokens", f"{store.trained:,} ({1 - store.masked:.1%}), masked {store.masked:.1%}"
         yield "nothing to train on", f"{store.untrained:,} documents"
