@@ -9,7 +9,7 @@ import typer
 
 from ironloom.cli.configuration import ConfigurationWords, ConfiguredCommand, load_checked, split
 from ironloom.config.graph import Graph
-from ironloom.config.prepared import is_data
+from ironloom.config.prepared import asked_of, is_data
 from ironloom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,12 +87,13 @@ def inspect(
     if as_json == as_html == "-":
         raise ConfigError("--json - and --html - would both be printed: give one of them a file")
     path, overrides, arguments, _ = split(words, own=_INSPECT_OPTIONS)
-    found = data_of(load_checked(path, overrides, arguments))
+    graph = load_checked(path, overrides, arguments)
+    found = data_of(graph)
     from ironloom.cli import inspecting
     from ironloom.data.inspect import inspect_data
 
     with working("inspecting the data") as progress:
-        report = inspect_data(found, path, samples, progress)
+        report = inspect_data(found, path, asked_of(graph), samples, progress)
     inspecting.write(report, as_json, as_html)
     if not report.is_good:
         raise typer.Exit(EXIT_WRONG)

@@ -96,12 +96,8 @@ def _store(store: StoreReport, report: Report) -> Iterator[Line]:
     for row in store.rows:
         yield [(f"  row {row.row:,}, in which {len(row.pieces):,} documents meet:", "bold")]
         for piece in row.pieces:
-            yield [
-                (
-                    f"    tokens {piece.start:,} to {piece.start + piece.tokens - 1:,} of document {piece.document:,} | {_one_line(piece.text)}",
-                    "",
-                )
-            ]
+            tokens = f"tokens {piece.start:,} to {piece.start + piece.tokens - 1:,}"
+            yield [(f"    {tokens} of document {piece.document:,} | {_one_line(piece.text)}", "")]
 
 
 def _histogram(lengths: Lengths) -> Iterator[Line]:

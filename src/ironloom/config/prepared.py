@@ -18,3 +18,9 @@ def is_data(value: Any) -> bool:
 def data_nodes(graph: Graph) -> Iterator[Node]:
     """The nodes of a graph that are such data."""
     return (value for _, value in walk(graph.root) if is_data(value))
+
+
+def asked_of(graph: Graph) -> set[str]:
+    """The attributes of such data that a graph asks for, such as ``train``."""
+    nodes = (value for _, value in walk(graph.root) if isinstance(value, Node) and value.target == "ironloom.config.targets:attribute")
+    return {str(node.args[1]) for node in nodes if len(node.args) == 2 and is_data(node.args[0])}

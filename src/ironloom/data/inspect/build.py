@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,13 @@ from ironloom.data.task_data import TaskData
 from ironloom.errors import DataError
 
 
-def inspect_data(data: TaskData[Any], configuration: str, samples: int = 3, progress: Progress | None = None) -> Report:
+def inspect_data(
+    data: TaskData[Any],
+    configuration: str,
+    asked: Collection[str] = ("eval", "test"),
+    samples: int = 3,
+    progress: Progress | None = None,
+) -> Report:
     """Prepare what is not prepared, and look at all of it.
 
     Where it cannot be prepared, because something is wrong with the sources, these are read to their end, and what is wrong with
@@ -32,6 +38,7 @@ def inspect_data(data: TaskData[Any], configuration: str, samples: int = 3, prog
     Args:
         data: The data of a configuration, see ``cli.data.data_of``.
         configuration: Its name, for the report.
+        asked: What held-out data a run asks for and must therefore get, of ``eval`` and ``test``.
         samples: Samples of each store to show.
         progress: Called now and then with the number of documents or records done, and what is being done.
 
@@ -45,28 +52,33 @@ def inspect_data(data: TaskData[Any], configuration: str, samples: int = 3, prog
         stores: Mapping[str, TokenStore] = data.stores
     except DataError as error:
         broken = {name: broken_in(source, progress) for name, source in data.sources.items() if isinstance(source, Corpus | RecordSource)}
-        return _judged(dataclasses.replace(report, broken=broken), str(error))
+        report = dataclasses.replace(report, broken=broken)
+        return dataclasses.replace(report, findings=findings_of(report, str(error), {}))
     unit, reader = len(data.types), Reader(data.tokenizer)
-    scans, damages = {}, {}
+    faults = list(_faults(data, asked))
+    scans, ranges = {}, data.ranges
     for name, store in stores.items():
         try:
             store.verify()
-        except DataError as error:
-            damages[name] = str(error)
-        scans[name] = scan(store, unit, data.tokenizer.eos_token_id, progress)
-    ranges = data.ranges
+            scans[name] = scan(store, unit, data.tokenizer.eos_token_id, progress)
+        except DataError as error:  # nothing that stands in it can be believed
+            faults.append(Finding("error", "damaged_store", name, 1, str(error)))
     reports = {
-        name: _store_report(store, scans[name], ranges[name], data.types, data.seq_length, samples, reader)
-        for name, store in stores.items()
+        name: _store_report(stores[name], seen, ranges[name], data.types, data.seq_length, samples, reader) for name, seen in scans.items()
     }
-    parts = [Part(name, use, start, scans[name].hashes[start:stop]) for name in stores for use, (start, stop) in ranges[name].items()]
+    parts = [Part(name, use, start, seen.hashes[start:stop]) for name, seen in scans.items() for use, (start, stop) in ranges[name].items()]
     leaks = _leaks(parts, stores, unit, reader)
-    return _judged(dataclasses.replace(report, stores=reports, leaks=leaks), damages=damages, scans=scans)
+    report = dataclasses.replace(report, stores=reports, leaks=leaks)
+    return dataclasses.replace(report, findings=[*faults, *findings_of(report, "", scans)])
 
 
-def _judged(report: Report, refusal: str = "", damages: Mapping[str, str] | None = None, scans: Mapping[str, Scan] | None = None) -> Report:
-    damaged = [Finding("error", "damaged_store", name, 1, message) for name, message in (damages or {}).items()]
-    return dataclasses.replace(report, findings=[*damaged, *findings_of(report, refusal, scans or {})])
+def _faults(data: TaskData[Any], asked: Collection[str]) -> Iterator[Finding]:
+    """What is wrong with the held-out data as a whole, such as too few of them."""
+    for name in sorted({"eval", "test"}.intersection(asked)):
+        try:
+            getattr(data, name)
+        except DataError as error:
+            yield Finding("error", "unusable", "", 1, str(error))
 
 
 def _store_report(

@@ -21,7 +21,7 @@ class Finding:
 
     Attributes:
         level: ``error`` for what is wrong, ``warning`` for what is only noteworthy.
-        kind: ``broken_records``, ``unreadable_source``, ``not_prepared``, ``damaged_store``, ``outside_vocabulary``,
+        kind: ``broken_records``, ``unreadable_source``, ``not_prepared``, ``unusable``, ``damaged_store``, ``outside_vocabulary``,
             ``nothing_trained``, ``leak`` (errors); ``duplicates``, ``long_documents``, ``empty_documents``, ``preparing`` (warnings).
         where: The name of a store or of a list of datasets.
         count: How many records, tokens, documents.

@@ -15,6 +15,8 @@ _HEAD, _TAIL = 96, 32  # tokens that are shown of a long run
 _MOST = 64  # runs that are shown of a document
 _BEGINNING = 48  # tokens that name a document
 
+_CUT = "\N{REPLACEMENT CHARACTER}"  # what is left of a character of which some bytes are cut off
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -84,15 +86,16 @@ class Reader:
     def text(self, store: TokenStore, start: int, stop: int) -> str:
         """How a range of tokens begins."""
         text = self._tokenizer.decode(np.asarray(store.tokens[start : min(stop, start + _BEGINNING)]).tolist())
-        return text if stop - start <= _BEGINNING else f"{text}..."
+        return text if stop - start <= _BEGINNING else f"{text.rstrip(_CUT)}..."
 
     def _run(self, ids: list[int], trained: bool, kind: Literal["text", "special"]) -> list[Segment]:
-        def segment(part: list[int]) -> Segment:
-            return Segment(kind, trained, len(part), self._tokenizer.decode(part))
-
+        if not ids:
+            return []
         if len(ids) <= _HEAD + _TAIL:
-            return [segment(ids)] if ids else []
-        return [segment(ids[:_HEAD]), Segment("gap", trained, len(ids) - _HEAD - _TAIL, ""), segment(ids[-_TAIL:])]
+            return [Segment(kind, trained, len(ids), self._tokenizer.decode(ids))]
+        head, tail = self._tokenizer.decode(ids[:_HEAD]).rstrip(_CUT), self._tokenizer.decode(ids[-_TAIL:]).lstrip(_CUT)
+        left_out = Segment("gap", trained, len(ids) - _HEAD - _TAIL, "")
+        return [Segment(kind, trained, _HEAD, head), left_out, Segment(kind, trained, _TAIL, tail)]
 
 
 def spread(total: int, wanted: int) -> list[int]:
