@@ -325,7 +325,7 @@ def test_a_hostile_document_does_nothing_in_page_and_terminal(tmp_path: Path, in
     assert "<script>alert('x')</script>" in page.text
     assert "light dark" in text
     for shown in (text, out):
-        assert set(re.findall(r"[^\n -~]", shown)) == set()
+        assert set(re.findall(r"[^\n -~]", shown)) <= {"\ufffd"}  # a row may cut a character
         assert r"\x1b[31mred\u202eevil\x9b2J\r" in shown
     (tmp_path / "b.jsonl").write_text(json.dumps({"<script>\x1b[2J": 1}))
     _, _, out = inspect(datasets, "--html", str(tmp_path / "page.html"))
