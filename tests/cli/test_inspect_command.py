@@ -146,6 +146,19 @@ def test_conversations_and_pairs_that_are_none_are_named_by_line(tmp_path: Path,
         assert [int(re.search(r"a\.jsonl:(\d+)", line)[1]) for line in report["broken"]["training"]["shown"]] == list(wrong)
 
 
+def test_conversations_that_the_template_refuses_are_all_named(tmp_path: Path, inspect: Any) -> None:
+    refusing = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}|{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(refusing)
+    system = {"role": "system", "content": "Be good."}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": turns if number % 3 else [system, *turns]} for number in range(30)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, report, _ = inspect(f"train_datasets: [{tmp_path}/a.jsonl], task_type: sft, chat_template: {tmp_path}/chat.jinja")
+    broken = report["broken"]["training"]
+    assert (code, kinds(report), broken["records"], broken["wrong"]) == (3, ["broken_records"], 30, 10)
+    assert [int(re.search(r"a\.jsonl:(\d+): .*no system", line)[1]) for line in broken["shown"]] == list(range(1, 31, 3))
+
+
 def test_a_limit_on_samples_limits_what_is_looked_at(tmp_path: Path, inspect: Any) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{\n{"text": "b"}\n{\n')
     _, report, _ = inspect(f"train_datasets: [{{dataset_path: {tmp_path}/a.jsonl, max_samples: 2}}]")

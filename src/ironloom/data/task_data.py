@@ -220,16 +220,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         """
         if self._prepared is not None:
             return
-        training = [part.source for part in self._parts[TRAINING]]
-
-        def texts() -> Iterator[str]:
-            return (text for source in training for text in source.texts())
-
-        def key() -> str:
-            return ",".join(source.key() for source in training)
-
-        loaded = made_tokenizer(*self._tokenizer_of, texts, key, self._cache_dir, progress, self._special_tokens)
-        encoder, tokenizer = self._encoder(loaded)
+        encoder, tokenizer = self.encoder(progress)
         stores: dict[str, dict[str, TokenStore]] = {}
         for purpose, parts in self._parts.items():
             for part in parts:
@@ -240,6 +231,24 @@ class TaskData(abc.ABC, Generic[Rows]):
                 for what, number in sorted(store.counts.items()):
                     log.info("%s: %s %s", _shown(purpose, part.label), f"{number:,}", what)
         self._prepared = _Prepared(tokenizer, stores, self._train(stores))
+
+    def encoder(self, progress: Progress | None = None) -> tuple[Encoder, Tokenizer]:
+        """What makes rows of records, and the tokenizer as it is saved with the model.
+
+        Raises:
+            ConfigError: As :meth:`prepare`, and so are the others.
+            DataError: If the tokenizer cannot be loaded, or there is no text to train it on.
+        """
+        training = [part.source for part in self._parts[TRAINING]]
+
+        def texts() -> Iterator[str]:
+            return (text for source in training for text in source.texts())
+
+        def key() -> str:
+            return ",".join(source.key() for source in training)
+
+        loaded = made_tokenizer(*self._tokenizer_of, texts, key, self._cache_dir, progress, self._special_tokens)
+        return self._encoder(loaded)
 
     def _ready(self) -> _Prepared[Rows]:
         self.prepare()

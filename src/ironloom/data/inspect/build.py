@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ironloom.data.chat.encoder import RowEncoder
 from ironloom.data.chat.sources import RecordSource
 from ironloom.data.entries import Corpus
 from ironloom.data.inspect.duplicates import Duplicates, Leak, Part, Repeated, Same, repeated, shared, uses
 from ironloom.data.inspect.findings import findings_of
 from ironloom.data.inspect.lengths import lengths_of
-from ironloom.data.inspect.records import broken_in
+from ironloom.data.inspect.records import Broken, broken_in
 from ironloom.data.inspect.report import Finding, Report, StoreReport
 from ironloom.data.inspect.rows import concatenated, packings
 from ironloom.data.inspect.scan import Scan, scan
@@ -51,8 +53,7 @@ def inspect_data(
         data.prepare(progress)
         stores: Mapping[str, TokenStore] = data.stores
     except DataError as error:
-        broken = {name: broken_in(source, progress) for name, source in data.sources.items() if isinstance(source, Corpus | RecordSource)}
-        report = dataclasses.replace(report, broken=broken)
+        report = dataclasses.replace(report, broken=_broken(data, progress))
         return dataclasses.replace(report, findings=findings_of(report, str(error), {}))
     unit, reader = len(data.types), Reader(data.tokenizer)
     faults = list(_faults(data, asked))
@@ -70,6 +71,19 @@ def inspect_data(
     leaks = _leaks(parts, stores, unit, reader)
     report = dataclasses.replace(report, stores=reports, leaks=leaks)
     return dataclasses.replace(report, findings=[*faults, *findings_of(report, "", scans)])
+
+
+def _broken(data: TaskData[Any], progress: Progress | None) -> dict[str, Broken]:
+    """What is wrong with the records of all sources; where all can be read, which of them cannot be rendered."""
+    sources = {name: source for name, source in data.sources.items() if isinstance(source, Corpus | RecordSource)}
+    found = {name: broken_in(source, progress) for name, source in sources.items()}
+    if any(broken.wrong or broken.unreadable for broken in found.values()):
+        return found
+    with contextlib.suppress(DataError):  # the tokenizer is what cannot be made; that is told already
+        encoder, _ = data.encoder(progress)
+        if isinstance(encoder, RowEncoder):
+            return {name: broken_in(source, progress, lambda record: encoder.rows_of(record, {})) for name, source in sources.items()}
+    return found
 
 
 def _faults(data: TaskData[Any], asked: Collection[str]) -> Iterator[Finding]:

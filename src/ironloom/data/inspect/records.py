@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +39,12 @@ class _UnreadableError(DataError):
     """What is wrong with a file, not with a record: what stands behind it there is not known."""
 
 
-def broken_in(source: Corpus | RecordSource[Any], progress: Progress | None = None) -> Broken:
+def broken_in(source: Corpus | RecordSource[Any], progress: Progress | None = None, encode: Callable[[Any], Any] | None = None) -> Broken:
     """Read everything that can be read of a source.
 
     Args:
         source: Datasets, one after the other.
+        encode: Called with each record that can be read; raises ``DataError`` for those that are wrong nevertheless.
         progress: Called now and then with the number of records read.
     """
     found = Broken()
@@ -52,6 +53,7 @@ def broken_in(source: Corpus | RecordSource[Any], progress: Progress | None = No
             found.unreadable.append(str(record))
             continue
         found.records += 1
+        record = record if encode is None or isinstance(record, DataError) else _encoded(record, encode)
         if isinstance(record, DataError):
             found.wrong += 1
             if len(found.shown) < SHOWN:
@@ -61,6 +63,15 @@ def broken_in(source: Corpus | RecordSource[Any], progress: Progress | None = No
         if progress is not None and found.records % _EVERY == 0:
             progress(found.records, "looking for broken records")
     return found
+
+
+def _encoded(record: Any, encode: Callable[[Any], Any]) -> Any:
+    """The record, or what is wrong with it once it is encoded."""
+    try:
+        encode(record)
+    except DataError as error:
+        return DataError(f"{record[-1]}: {error}")
+    return record
 
 
 def _records(source: Corpus | RecordSource[Any]) -> Iterator[Any]:
