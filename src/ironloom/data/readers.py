@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ironloom.errors import DataError
+from ironloom.settings.parts import COMPRESSED
 
 _CSV_FIELD_LIMIT = 2**31 - 1
 _ZSTD_BUFFER = 1 << 20
 _PARQUET_BATCH = 512  # rows in memory at a time
 _BOM = b"\xef\xbb\xbf"
-COMPRESSED = (".gz", ".zst")
 
 Text = str | tuple[str, Any] | DataError
 """The text of a record, or what is wrong with it. Where no column is named: the place of the record, and the record."""
