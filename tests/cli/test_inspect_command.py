@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -388,3 +390,21 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(tmp_path: Path, plai
     os.close(ours)
     assert (b"\x1b[32m" in out) != plain  # green
     assert b"\x1b[5m" not in out and rb"\x1b[5m" in out
+
+
+def test_an_interruption_ends_it_without_a_trace_and_costs_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [f"document {number} has some words " * 12 for number in range(20_000)])
+    datasets = f"train_datasets: [{tmp_path}/a.jsonl], splits: [1.0, 0.0, 0.0]"
+    (tmp_path / "run.yaml").write_text(f"{MODEL.replace('LENGTH', '32')}data: {{{datasets}}}\n")
+    command = [sys.executable, "-m", "ironloom", "data", "inspect", str(tmp_path / "run.yaml"), "--json", str(tmp_path / "report.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / "cache").rglob("journal.jsonl")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert not (tmp_path / "report.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "report.json").read_text())["stores"]["training"]["documents"] == 20_000

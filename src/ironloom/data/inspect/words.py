@@ -39,6 +39,6 @@ def facts(store: StoreReport, report: Report) -> Iterator[tuple[str, str]]:
     if len(store.parts) > 1:
         yield "used for", ", ".join(f"{use} {start:,} to {stop - 1:,}" for use, (start, stop) in store.parts.items() if stop > start)
     for reason, number in store.counts.items():
-        yield reason, f"{number:,}"
+        yield "while preparing", f"{number:,} {reason}"
     yield "fingerprint", store.fingerprint
     yield "folder", store.folder
