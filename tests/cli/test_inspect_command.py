@@ -392,6 +392,7 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(tmp_path: Path, plai
     assert b"\x1b[5m" not in out and rb"\x1b[5m" in out
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_it_without_a_trace_and_costs_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [f"document {number} has some words " * 12 for number in range(20_000)])
     datasets = f"train_datasets: [{tmp_path}/a.jsonl], splits: [1.0, 0.0, 0.0]"
