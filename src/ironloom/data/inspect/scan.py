@@ -69,7 +69,7 @@ def scan(store: TokenStore, unit: int, end: int | None, progress: Progress | Non
         hashes = [xxhash.xxh3_64_intdigest(content[start:stop]) for start, stop in itertools.pairwise(places)]
         found.hashes[first // unit : last // unit] = hashes
         if progress is not None:
-            progress(last, "looking at the tokens")
+            progress(last, "looking at the tokens", last / store.num_documents)
     return found
 
 
