@@ -21,9 +21,12 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; } td.bar { wi
 td.bar div { background: var(--bar); height: .8rem; min-width: 1px; }
 section { border-top: 1px solid var(--line); margin-top: 2rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
-.error { color: var(--error); } .warning { color: var(--warning); } .trained { color: var(--trained); } .given { color: var(--given); }
+.error { color: var(--error); } .warning { color: var(--warning); } .trained { color: var(--trained); text-decoration: underline dotted; }
+.given { color: var(--given); }
 .special { font-weight: bold; border: 1px solid currentColor; border-radius: 4px; padding: 0 .15rem; } .gap { font-style: italic; }
 """
+
+_LEGEND = 'In samples <span class="trained">this</span> is what the model has to produce, <span class="given">this</span> is given.'
 
 
 def page(report: Report) -> str:
@@ -81,6 +84,10 @@ def _store(name: str, store: StoreReport, report: Report) -> str:
     if store.duplicates.most:
         rows = _rows((f"{each.times:,} times", f"sample {each.sample:,}", each.text) for each in store.duplicates.most)
         parts.append(f"<h3>Copies</h3>\n<table>\n{rows}</table>\n")
+    if store.samples:
+        parts.append(
+            '<p>In samples <span class="trained">this</span> is what the model has to produce, <span class="given">this</span> is given.</p>\n'
+        )
     parts += map(_sample, store.samples)
     for row in store.rows:
         rows = _rows(
