@@ -85,9 +85,7 @@ def _store(name: str, store: StoreReport, report: Report) -> str:
         rows = _rows((f"{each.times:,} times", f"sample {each.sample:,}", each.text) for each in store.duplicates.most)
         parts.append(f"<h3>Copies</h3>\n<table>\n{rows}</table>\n")
     if store.samples:
-        parts.append(
-            '<p>In samples <span class="trained">this</span> is what the model has to produce, <span class="given">this</span> is given.</p>\n'
-        )
+        parts.append(f"<p>{_LEGEND}</p>\n")
     parts += map(_sample, store.samples)
     for row in store.rows:
         rows = _rows(
