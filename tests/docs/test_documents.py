@@ -55,7 +55,7 @@ BLOCKS = {
     "docs/code.md": {"python": 2, "bash": 1, "text": 1},
     "docs/commands.md": {"console": 6, "bash": 3, "python": 2},
     "docs/configuration.md": {"yaml": 6, "python": 1, "bash": 3, "console": 4},
-    "docs/data.md": {"yaml": 1, "console": 1, "python": 1},
+    "docs/data.md": {"yaml": 1, "console": 2, "python": 1},
     "docs/distributed.md": {"bash": 1, "yaml": 1, "console": 1},
     "docs/dream.md": {"python": 3, "bash": 1, "text": 2},
     "docs/equality.md": {"bash": 1},

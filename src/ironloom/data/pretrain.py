@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ironloom.data.blocks import TokenBlocks
 from ironloom.data.entries import Corpus, Datasets
 from ironloom.data.preparation import TextEncoder
@@ -26,6 +28,9 @@ class PretrainData(TaskData[TokenBlocks]):
 
     def _units(self, store: TokenStore) -> int:
         return store.num_tokens
+
+    def _sample_at(self, store: TokenStore, unit: int) -> int:
+        return int(np.searchsorted(store.offsets[:-1], unit))
 
     def _rows(self, store: TokenStore, start: int, stop: int, limit: int | None) -> TokenBlocks:
         if limit is not None:
