@@ -74,19 +74,20 @@ def read_json(path: Path, text_column: str | None) -> Iterator[Text]:
 def read_csv(path: Path, text_column: str | None) -> Iterator[Text]:
     """Comma-separated values with a header; a field may hold line breaks when it is quoted."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)  # a document may be longer than the default of 128 KiB
-    rows = csv.reader(_raised(line for _, line in _lines(path)), strict=True)
-    try:
-        header = next(rows)
-        for row in rows:
-            place = f"{path}:{rows.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                yield DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
-            else:
-                yield text_or_error(dict(zip(header, row, strict=True)), text_column, place)
-    except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
+    with contextlib.closing(_lines(path)) as lines:  # else an error that lives on would keep the file open
+        rows = csv.reader(_raised(line for _, line in lines), strict=True)
+        try:
+            header = next(rows)
+            for row in rows:
+                place = f"{path}:{rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    yield DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
+                else:
+                    yield text_or_error(dict(zip(header, row, strict=True)), text_column, place)
+        except csv.Error as error:
+            raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
 
 def read_parquet(path: Path, text_column: str | None) -> Iterator[Text]:
