@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -172,7 +172,7 @@ def text_of(record: Any, text_column: str | None, place: str) -> str | tuple[str
     return text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
+def _lines(path: Path) -> Generator[tuple[int, str | DataError]]:
     """Numbered lines, with their ends, or what is wrong with a line.
 
     Raises:
