@@ -80,9 +80,9 @@ def heed_positions(model: nn.Module) -> None:
         return
     for module in model.modules():
         # Inner ones too: adapters call some without their hooks.
-        if isinstance(module, library.PreTrainedModel) and _without_cache not in module._forward_pre_hooks.values():
-            if "use_cache" in inspect.signature(module.forward).parameters:
-                module.register_forward_pre_hook(_without_cache, with_kwargs=True)
+        takes_cache = isinstance(module, library.PreTrainedModel) and "use_cache" in inspect.signature(module.forward).parameters
+        if takes_cache and _without_cache not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_without_cache, with_kwargs=True)
 
 
 def _without_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

@@ -120,7 +120,8 @@ def _measured(engine: NativeEngine, batch: Batch | None, may_differentiate: bool
     gradient = None
     if batch is not None and replaced is not None and may_differentiate and _is_whole(engine):
         gradient = _gradient(engine, batch, replaced)
-    before, after = (engine.evaluate(given, keep_logits=True).logits for given in (batch, other))
+    # Engines of several processes take None for a batch: others are waiting.
+    before, after = (engine.evaluate(given, keep_logits=True).logits for given in (batch, other))  # type: ignore[arg-type]
     if replaced is None or before is None or after is None or before.shape[:2] != replaced.shape:
         return None
     kept = ~replaced.to(before.device)
