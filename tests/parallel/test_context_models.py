@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ironloom.errors import ConfigError, DataError
 from ironloom.models.build import build_decoder
+from ironloom.models.documents import heed_positions
 from ironloom.objectives import CrossEntropy
 from ironloom.parallel.context_apply import FAMILIES, ContextParallel, apply_context
 from ironloom.settings.model import ModelConfig, PositionalEmbedding
@@ -60,6 +61,12 @@ def batch_of(kind: str, size: int = 2) -> dict[str, torch.Tensor]:
         batch["attention_mask"] = torch.ones(size, LENGTH, dtype=torch.long)
     elif kind == "packed":
         batch["position_ids"] = torch.cat((torch.arange(13), torch.arange(LENGTH - 13))).expand(size, -1)
+    elif kind == "packed, positions run on":
+        documents = (torch.arange(LENGTH) >= 13).long()
+        batch["attention_mask"] = (documents[:, None] == documents).tril().expand(size, 1, -1, -1)
+    elif kind == "positions start again, not apart":
+        batch["position_ids"] = torch.cat((torch.arange(13), torch.arange(LENGTH - 13))).expand(size, -1)
+        batch["attention_mask"] = torch.ones(size, LENGTH, dtype=torch.long)
     return batch
 
 
@@ -136,12 +143,12 @@ DECODERS = {
 }
 
 
-KINDS = ["no", "left", "right", "all ones", "packed"]
+KINDS = ["no", "left", "right", "all ones", "packed", "positions start again, not apart"]
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_built_in_decoder(name):
-    compare(decoder(**DECODERS[name]), KINDS, 2, "zigzag")
+    compare(decoder(**DECODERS[name]), [*KINDS, "packed, positions run on"], 2, "zigzag")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -170,8 +177,9 @@ def test_a_sliding_window_reaches_over_the_ends_of_chunks():
 
 
 def test_scores_scaled_by_layer_and_a_cache_change_nothing():
-    """With a cache, one process does not look for documents in the positions, so neither do several."""
-    compare(family("gpt2", scale_attn_by_inverse_layer_idx=True, use_cache=True), ["no", "packed"], 2, "zigzag")
+    model = family("gpt2", scale_attn_by_inverse_layer_idx=True, use_cache=True)
+    heed_positions(model)
+    compare(model, ["no", "packed"], 2, "zigzag")
 
 
 def test_activation_checkpointing_attends_over_the_group_again():
