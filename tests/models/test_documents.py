@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ironloom.models import Decoder
 from ironloom.models.documents import Documents, find_documents
@@ -133,3 +134,20 @@ def test_compiled_once_for_all_boundaries(whole):
         counts.append(len(graphs))
     assert counts[0] == counts[1] > 0
     torch._dynamo.reset()
+
+
+def test_where_a_mask_is_used_on_an_accelerator_there_are_as_many_keys_as_queries(monkeypatch):
+    """Its kernels for grouped heads take no mask. The meta device stands for one."""
+    seen = []
+    real = F.scaled_dot_product_attention
+
+    def watched(queries, keys, values, **options):
+        seen.append((keys.shape[1], options["enable_gqa"]))
+        return real(queries, keys, values, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    model = made("rope, grouped", "one by one").to("meta")
+    ids, where = tokens(3, 16).to("meta"), positions().to("meta")
+    assert model(ids, position_ids=where).logits.shape == (3, 16, VOCABULARY)
+    model(ids)
+    assert seen == [(4, False)] * 2 + [(2, True)] * 2
