@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ironloom.models import Decoder
+from ironloom.models.attention import attend
 from ironloom.models.documents import Documents, find_documents
 from models.packing import ROWS, apart_from_alone, leaking_tokens, packed, positions
 from models.twins import VOCABULARY, decoder, gpt2_twins, llama_twins, small, tokens
@@ -146,8 +147,7 @@ def test_where_a_mask_is_used_on_an_accelerator_there_are_as_many_keys_as_querie
         return real(queries, keys, values, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    model = made("rope, grouped", "one by one").to("meta")
-    ids, where = tokens(3, 16).to("meta"), positions().to("meta")
-    assert model(ids, position_ids=where).logits.shape == (3, 16, VOCABULARY)
-    model(ids)
-    assert seen == [(4, False)] * 2 + [(2, True)] * 2
+    queries, keys = torch.empty(3, 16, 4, 8, device="meta"), torch.empty(3, 16, 2, 8, device="meta")
+    for mask in (find_documents(positions().to("meta"), 3), None):
+        assert attend(queries, keys, keys, mask, 0.0).shape == (3, 4, 16, 8)
+    assert seen == [(4, False), (2, True)]
