@@ -6,8 +6,10 @@ import functools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ironloom.models import Decoder
+from ironloom.models.attention import attend
 from ironloom.models.documents import Documents, find_documents
 from models.packing import ROWS, apart_from_alone, leaking_tokens, packed, positions
 from models.twins import VOCABULARY, decoder, gpt2_twins, llama_twins, small, tokens
@@ -133,3 +135,19 @@ def test_compiled_once_for_all_boundaries(whole):
         counts.append(len(graphs))
     assert counts[0] == counts[1] > 0
     torch._dynamo.reset()
+
+
+def test_where_a_mask_is_used_on_an_accelerator_there_are_as_many_keys_as_queries(monkeypatch):
+    """Its kernels for grouped heads take no mask. The meta device stands for one."""
+    seen = []
+    real = F.scaled_dot_product_attention
+
+    def watched(queries, keys, values, **options):
+        seen.append((keys.shape[1], options["enable_gqa"]))
+        return real(queries, keys, values, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    queries, keys = torch.empty(3, 16, 4, 8, device="meta"), torch.empty(3, 16, 2, 8, device="meta")
+    for mask in (find_documents(positions().to("meta"), 3), None):
+        assert attend(queries, keys, keys, mask, 0.0).shape == (3, 4, 16, 8)
+    assert seen == [(4, False), (2, True)]

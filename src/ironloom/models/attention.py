@@ -100,6 +100,9 @@ def attend(
         mask = _within(window, length, mask, queries.device)
     if mask is None and not dropout and length <= SHORT and device == "cpu" and values.dtype is not torch.float32:
         return _plain(queries, keys, values)
+    if mask is not None and device != "cpu":
+        # Of the kernels of accelerators those that take a mask want as many keys as queries; else all scores would be in memory.
+        keys, values = _repeated(keys, queries), _repeated(values, queries)
     is_grouped = queries.shape[2] != keys.shape[2]
     options: dict[str, Any] = {"dropout_p": dropout, "is_causal": mask is None, "enable_gqa": is_grouped}
     return F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, **options)
@@ -107,12 +110,16 @@ def attend(
 
 def _plain(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Causal attention of heads ``[B, S, H, head_dim]`` by two matrix products; the result is ``[B, H, S, head_dim]``."""
-    length, groups = queries.shape[1], queries.shape[2] // keys.shape[2]
-    if groups > 1:
-        keys, values = keys.repeat_interleave(groups, dim=2), values.repeat_interleave(groups, dim=2)
+    length, keys, values = queries.shape[1], _repeated(keys, queries), _repeated(values, queries)
     future = torch.full((length, length), -torch.inf, dtype=queries.dtype, device=queries.device).triu(1)
     scores = torch.matmul(queries.transpose(1, 2) * queries.shape[-1] ** -0.5, keys.permute(0, 2, 3, 1))
     return torch.matmul(scores.add_(future).softmax(dim=-1), values.transpose(1, 2))
+
+
+def _repeated(heads: Tensor, queries: Tensor) -> Tensor:
+    """Heads ``[B, S, G, head_dim]`` of keys or values, one for each of the queries ``[B, S, H, head_dim]``."""
+    size = queries.shape[2] // heads.shape[2]
+    return heads if size == 1 else heads.repeat_interleave(size, dim=2)
 
 
 def _within(window: int, length: int, mask: Tensor | None, device: torch.device) -> Tensor:
