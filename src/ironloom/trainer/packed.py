@@ -37,7 +37,8 @@ def unheeded(model: nn.Module, batch: Mapping[str, Any]) -> str | None:
     """Why a model cannot know what a batch says of its documents."""
     forward = inspect.signature(innermost(model).forward).parameters
     is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
-    name, what = name_of(model), "leave them out of the data, or do not pack (data.packing: none)"
+    name = name_of(model)
+    what = "leave them out of the data, or set model.reset_position_ids and model.reset_attention_mask to false"
     if "position_ids" in batch and "position_ids" not in forward and not is_open:
         return f"positions start again within rows (position_ids), and the forward of {name} does not take them: {what}"
     config, mask = getattr(model, "config", None), batch.get("attention_mask")

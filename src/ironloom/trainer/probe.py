@@ -162,8 +162,9 @@ def _judged(leak: Leak, engine: NativeEngine) -> str | None:
         seen = f"logits have a gradient of up to {leak.gradient:.1e} at these tokens"
     return (
         f"documents that share a row see each other in {name_of(engine.model)} with {_back_end(engine)}: when the tokens of a document "
-        f"are replaced, other documents' {seen}. Nothing was trained. Use a back end that keeps them apart (attn_implementation: sdpa), do "
-        "not pack (data.packing: none), or train on rows as plain text (model.reset_attention_mask and model.reset_position_ids: false)"
+        f"are replaced, other documents' {seen}. Nothing was trained. Use a back end that keeps them apart (attn_implementation: sdpa), "
+        "do not pack (leave data.packing out), or let documents see each other (model.reset_attention_mask and model.reset_position_ids: "
+        "false)"
     )
 
 
