@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ironloom.data.blocks import TokenBlocks
 from ironloom.data.fetch import BatchReader, Collate, MapDataset
+from ironloom.data.packed import PackedRows
 from ironloom.data.plan import BatchPlan
 from ironloom.data.rows import TrainedRows
 from ironloom.data.workers import WorkerPool
@@ -140,7 +141,7 @@ def make_loader(dataset: Any, *, shuffle: bool = True, **options: Any) -> Any:
     if isinstance(dataset, Mapping):
         names = ", ".join(map(repr, dataset))
         raise ConfigError(f"a dataset was expected, found a mapping with {names}: choose one of them")
-    if isinstance(dataset, TokenBlocks | TrainedRows):
+    if isinstance(dataset, TokenBlocks | TrainedRows | PackedRows):
         options.update(num_workers=0, prefetch_factor=None, persistent_workers=False)
     if isinstance(dataset, MapDataset) and not isinstance(dataset, IterableDataset):
         return Loader(dataset, shuffle=shuffle, **options)

@@ -1,0 +1,96 @@
+"""Rows of several documents: samples of a store as a packing plan puts them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ironloom.data.isolation import restarting
+from ironloom.data.packing_plan import PackingPlan
+from ironloom.data.rows import NOT_TRAINED, JoinedRows
+from ironloom.data.store import TokenStore
+
+
+class PackedRows:
+    """Rows of a packing plan, each a sample. No label lies in another document than the tokens that it follows.
+
+    Args:
+        store: The documents; where it has the column ``trained``, only those tokens are labels.
+        plan: Made of this store.
+        stop: Use the first so many rows; None: all.
+        eod_mask_loss: Whether the last token of each document is no label.
+    """
+
+    def __init__(self, store: TokenStore, plan: PackingPlan, stop: int | None = None, *, eod_mask_loss: bool = False):
+        self.store = store
+        self.plan = plan
+        self._stop = plan.num_rows if stop is None else min(stop, plan.num_rows)
+        self._masks_end = eod_mask_loss
+        # Slicing a plain array is several times faster than slicing a memmap, and reads the same file.
+        self._tokens = np.asarray(store.tokens).view(np.ndarray)
+        self._offsets = np.asarray(store.offsets).view(np.ndarray)
+        self._trained = None if store.trained is None else np.asarray(store.trained).view(np.ndarray)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to another process as the names of the folders, not as their content."""
+        return _packed_rows, (self.store, self.plan, self._stop, self._masks_end)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._stop
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One row of n tokens: ``input_ids``, ``shift_labels`` and ``position_ids``, int64 of shape (n,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        sample: dict[str, torch.Tensor] = self._read(np.array([index % len(self)]))[0]
+        return sample
+
+    def __getitems__(self, indices: list[int]) -> JoinedRows:
+        """Many rows at once, in one piece of memory."""
+        return self._read(np.array(indices, dtype=np.int64))
+
+    def _read(self, rows: NDArray[np.int64]) -> JoinedRows:
+        first, end = self.plan.rows[rows], self.plan.rows[rows + 1]
+        pieces = restarting(int((end - first).sum()), _before(end - first)) + np.repeat(first, end - first)
+        starts, sizes = self.plan.starts[pieces], self.plan.sizes[pieces].astype(np.int64)
+        total, places = int(sizes.sum()), _before(sizes)
+        positions = restarting(total, places)
+        read = positions + np.repeat(starts, sizes)
+        ids = self._tokens.take(read).astype(np.int64)
+        labels = np.empty_like(ids)
+        labels[:-1] = ids[1:]
+        labels[places + sizes - 1] = self._tokens.take(starts + sizes, mode="clip")  # the store's last token has no successor
+        self._mask(labels, read, starts + sizes, places + sizes)
+        edges = np.append(places, total)[np.append(_before(end - first), len(pieces))]
+        return JoinedRows({"input_ids": ids, "shift_labels": labels, "position_ids": positions}, edges.tolist())
+
+    def _mask(self, labels: NDArray[np.int64], read: NDArray[np.int64], ends: NDArray[np.int64], behind: NDArray[np.int64]) -> None:
+        """Take out what is no label, of pieces that end in front of ``ends`` in the store and of ``behind`` in what is read."""
+        if self._trained is not None:
+            labels[self._trained.take(read + 1, mode="clip") != 1] = NOT_TRAINED
+        if self.plan.keep_last:
+            whole = self._are_ends(ends)
+            labels[behind[whole] - 1] = NOT_TRAINED
+            if self._masks_end:
+                several = whole & (np.diff(behind, prepend=0) > 1)
+                labels[behind[several] - 2] = NOT_TRAINED
+        if self._masks_end:
+            labels[behind[self._are_ends(ends + 1)] - 1] = NOT_TRAINED
+
+    def _are_ends(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether a document ends in front of each of these tokens."""
+        found: NDArray[np.bool_] = self._offsets[np.searchsorted(self._offsets[:-1], places)] == places
+        return found
+
+
+def _before(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of the numbers before each."""
+    return np.cumsum(numbers) - numbers
+
+
+def _packed_rows(store: TokenStore, plan: PackingPlan, stop: int, masks_end: bool) -> PackedRows:
+    return PackedRows(store, plan, stop, eod_mask_loss=masks_end)
