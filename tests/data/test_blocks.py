@@ -20,7 +20,7 @@ from ironloom.data.loader import Loader
 from ironloom.data.store import prepare
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError
-from tests.stores import store_of
+from stores import store_of
 
 TOKENS = np.arange(100, dtype=np.uint16)
 

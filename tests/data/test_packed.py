@@ -21,7 +21,7 @@ from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import PackingPlan, packing_plan
 from ironloom.data.rows import TrainedRows, collate_rows
 from ironloom.errors import DataError
-from tests.stores import store_of
+from stores import store_of
 
 SHAPES = st.lists(st.integers(1, 25), min_size=1, max_size=25).filter(lambda lengths: max(lengths) > 1)
 

@@ -63,7 +63,7 @@ def test_every_token_comes_once_and_no_document_is_cut_that_fits(lengths: list[i
     places = sorted(place for row in rows for piece in row for place in piece)
     used = [(begin, length if keep_last else length - 1) for begin, length in zip(offsets.tolist(), lengths, strict=False) if length > 1]
     assert places == [place for begin, size in used for place in range(begin, begin + size)]
-    pieces = sorted(((piece.start, len(piece)) for row in rows for piece in row))
+    pieces = sorted((piece.start, len(piece)) for row in rows for piece in row)
     expected = [(begin + at, min(row_length, size - at)) for begin, size in used for at in range(0, size, row_length)]
     assert pieces == expected  # whole where it fits, full rows and a rest else
     assert sum(each.cut for each in told) == sum(size > row_length for _, size in used)

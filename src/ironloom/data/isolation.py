@@ -67,8 +67,8 @@ def keep_apart(batch: dict[str, Tensor], reset_position_ids: bool, reset_attenti
 
     Returns:
         The batch: with ``position_ids`` alone, which says that documents are apart in every way; with ``position_ids`` and an
-        ``attention_mask`` ``[B, S]`` of ones, if they see each other; with a boolean ``attention_mask`` ``[B, 1, S, S]`` alone, if positions
-        run on; with neither, if there is nothing to keep apart.
+        ``attention_mask`` ``[B, S]`` of ones, if they see each other; with a boolean ``attention_mask`` ``[B, 1, S, S]`` alone,
+        if positions run on; with neither, if there is nothing to keep apart.
     """
     positions = batch.pop("position_ids")
     if reset_position_ids:
