@@ -80,7 +80,7 @@ def test_an_entry_that_names_such_a_folder_is_read(tmp_path: Path) -> None:
     made = build_store(corpus, TextEncoder(Tokenizer.bytes()), corpus.key(), cache_dir=tmp_path)
     assert made.tokens.tolist() == [*b"ab", 256, *b"c", 256, *b"xyz", 256]  # an end token only where there was none
     with pytest.raises(DataError, match="cannot train a tokenizer"):
-        list(corpus.documents())
+        list(corpus.texts())
     key = corpus.key()
     folder(path, ids + np.uint16(0), [(0, 4, "pretrain", -1, "[]")])
     assert corpus.key() != key

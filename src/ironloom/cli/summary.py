@@ -12,6 +12,7 @@ from ironloom.models.decoder import Decoder
 from ironloom.models.generate import generate
 from ironloom.objectives import IGNORE_INDEX
 from ironloom.trainer import PreferenceTrainer, Trainer, TrainOutput
+from ironloom.trainer.evaluating import named
 
 PROMPT_TOKENS = 8
 NEW_TOKENS = 40
@@ -76,7 +77,8 @@ def samples(trainer: Trainer, count: int = 3) -> list[str]:
     degrees = trainer.team.place.degrees
     if degrees.product != degrees.dp_replicate:
         return []
-    tokenizer, dataset = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
+    tokenizer = trainer.processing_class
+    _, dataset = named(trainer.eval_dataset or trainer.train_dataset)[0]
     model = trainer.unwrapped_model()
     if not isinstance(tokenizer, Tokenizer) or not (isinstance(model, Decoder) or callable(getattr(model, "generate", None))):
         return []

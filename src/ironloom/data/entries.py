@@ -33,7 +33,7 @@ class Corpus:
         names = tuple(None if isinstance(entry, str) else entry.get("name") for entry in datasets)
         return cls(tuple(_arguments(entry) for entry in datasets), names)
 
-    def documents(self) -> Iterator[str]:
+    def texts(self) -> Iterator[str]:
         """The texts, see ``corpus.read_documents``."""
         for document, _ in self.read(None):
             if not isinstance(document, str):

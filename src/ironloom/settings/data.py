@@ -15,6 +15,7 @@ from pydantic import FiniteFloat
 from ironloom.errors import ConfigError, Problem
 from ironloom.settings.base import Settings, setting
 from ironloom.settings.model import Tokenizer
+from ironloom.settings.parts import label_problems
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
@@ -43,7 +44,7 @@ class DatasetEntry(Settings):
     dataset_path: str | None = setting(None, "A file, a folder, a Hugging Face id, or a built-in corpus.")
     source: str | None = setting(None, "The same under its other name.")
     task_type: Task | None = setting(None, "What it trains; null: what the run trains.")
-    ratio: Annotated[FiniteFloat, Gt(0)] = setting(1.0, "Weight in a mixture.", planned="it comes with mixtures")
+    ratio: Annotated[FiniteFloat, Gt(0)] | None = setting(None, "Weight in a mixture.", planned="it comes with mixtures")
     split: str = setting("train", "Split of a Hugging Face dataset.")
     subset: str | None = setting(None, "Configuration of a Hugging Face dataset.")
     text_column: str = setting("text", "Column or field that holds the text.")
@@ -101,7 +102,8 @@ class DataGroup(Settings):
         elif self.splits[0] == 0:
             yield Problem("the share of training data is 0", path="splits")
         lists = {key: getattr(self, key) for key in LISTS}
-        yield from entries_problems(lists)
+        found = list(entries_problems(lists))
+        yield from found or label_problems(lists)
         yield from _other_tasks(lists, self.task)
 
     @property
@@ -158,7 +160,7 @@ def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
             path = f"{key}.{index}"
             if entry.get("task_type") not in (None, task):
                 yield Problem(f"{entry['task_type']!r} in a run that trains {task!r}", f"{path}.task_type", hint="one run has one task")
-            if task in ("sft", "dpo") and entry.get("ratio", 1.0) != 1.0 and not _is_planned("ratio"):
+            if task in ("sft", "dpo") and entry.get("ratio") is not None and not _is_planned("ratio"):
                 what = "conversations" if task == "sft" else "preferences"
                 yield Problem(f"is not available yet for {what}: they are read one after the other", f"{path}.ratio")
             for name in sorted({name for names in _ENTRY_KEYS.values() for name in names} - {*_ENTRY_KEYS[task]}):

@@ -173,7 +173,7 @@ def test_the_name_of_an_entry_is_in_what_goes_wrong_with_it(tmp_path):
     from ironloom.errors import DataError
 
     with pytest.raises(DataError, match=r"^stories: .*no such file"):
-        list(Corpus.of([{"name": "stories", "dataset_path": str(tmp_path / "a.txt")}]).documents())
+        list(Corpus.of([{"name": "stories", "dataset_path": str(tmp_path / "a.txt")}]).texts())
 
 
 def test_keys_of_a_file_do_not_stand_in_the_group(write):

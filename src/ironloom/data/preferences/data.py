@@ -62,7 +62,7 @@ class DPOData(SFTData):
     types = ("dpo_chosen", "dpo_rejected")
 
     _source = Preferences
-    _encoder = PairEncoder
+    _encoder_type = PairEncoder
     _rows_type = PreferencePairs
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -1,0 +1,273 @@
+"""What the data of every task have in common: sources, a store for each, splits, and the tokenizer that made them."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from ironloom.data.blocks import split_ranges
+from ironloom.data.entries import Datasets, entry_problems
+from ironloom.data.preparation import build_store
+from ironloom.data.preparation.records import Source
+from ironloom.data.store import Encoder, Progress, TokenStore
+from ironloom.data.tokenizer import Tokenizer
+from ironloom.data.tokenizer_cache import made_tokenizer
+from ironloom.data.tokenizer_types import check_tokenizer_type
+from ironloom.errors import ConfigError, DataError, Problem
+from ironloom.settings.parts import label_problems, parts_of
+
+TRAINING, EVALUATION, TEST = PURPOSES = ("training", "evaluation", "test")
+
+log = logging.getLogger(__name__)
+
+Rows = TypeVar("Rows")
+
+
+class TextSource(Source, Protocol):
+    """Records that a store can be made of."""
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer is trained on."""
+
+    def key(self) -> str:
+        """What identifies the records."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Datasets that become one store.
+
+    Attributes:
+        label: What it is called where a list has several parts, else empty.
+        source: Its records.
+    """
+
+    label: str
+    source: TextSource
+
+
+class TaskData(abc.ABC, Generic[Rows]):
+    """Training, evaluation and test data of a task as rows of tokens, with the tokenizer that made them.
+
+    Nothing is read before it is needed: :meth:`prepare`, or the first look at :attr:`tokenizer`, :attr:`train`,
+    :attr:`eval` or :attr:`test`, tokenizes what is not in the cache yet.
+
+    Args:
+        train_datasets: What to train on, one after the other: each a source (see ``corpus.read_documents``) or a mapping
+            with the keys of ``DatasetEntry``.
+        eval_datasets: What to evaluate on, each of several by itself; None for a part of the training data.
+        test_datasets: The same for the test.
+        tokenizer_type: See ``tokenizer.make_tokenizer``, as for the next two.
+        vocab_name_or_path: Where the tokenizer is loaded from; None to train it on the training data.
+        vocab_size: Size of a tokenizer that is trained; the most that one which is loaded may have, None for any.
+        seq_length: Tokens of a row at most.
+        splits: Shares of the training data for training, evaluation and test. The share of a set that has datasets of
+            its own goes to training.
+        eval_samples: Use the first so many rows for evaluation; None, or more than there are: all.
+        test_samples: The same for the test.
+        cache_dir: The cache, see ``cache.cache_root``.
+        num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
+        special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
+
+    Raises:
+        ConfigError: With every mistake in the arguments.
+    """
+
+    #: What the documents of its stores are in turn, in the words of the format of ``ironcore``.
+    types: tuple[str, ...]
+
+    def __init__(
+        self,
+        train_datasets: Datasets,
+        *,
+        eval_datasets: Datasets | None = None,
+        test_datasets: Datasets | None = None,
+        tokenizer_type: str,
+        vocab_name_or_path: str | None,
+        vocab_size: int | None,
+        seq_length: int,
+        splits: Sequence[float] = (0.97, 0.029, 0.001),
+        eval_samples: int | None = None,
+        test_samples: int | None = None,
+        cache_dir: str | None = None,
+        num_workers: int | None = None,
+        special_tokens: str | None = None,
+    ):
+        lists = {"train_datasets": train_datasets, "eval_datasets": eval_datasets, "test_datasets": test_datasets}
+        problems = [problem for path, datasets in lists.items() for problem in entry_problems(path, datasets)]
+        if not problems:
+            problems += label_problems(lists)
+        problems += split_problems(splits)
+        problems += count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples, num_workers=num_workers)
+        if not train_datasets:
+            problems.append(Problem("at least one dataset is needed", path="train_datasets"))
+        if vocab_size is None and tokenizer_type == "bbpe" and vocab_name_or_path is None:
+            problems.append(Problem("a vocabulary that is trained needs a size", path="vocab_size"))
+        if problems:
+            raise ConfigError(problems)
+        check_tokenizer_type(tokenizer_type, vocab_name_or_path)
+        self.seq_length = seq_length
+        self._parts = {
+            purpose: [Part(label, self._source_of(entries)) for label, entries in parts_of(path, datasets)]
+            for purpose, (path, datasets) in zip(PURPOSES, lists.items(), strict=True)
+            if datasets
+        }
+        self._tokenizer_of = tokenizer_type, vocab_name_or_path, vocab_size
+        self._splits = tuple(splits)
+        self._samples = {TRAINING: None, EVALUATION: eval_samples, TEST: test_samples}
+        self._cache_dir = cache_dir
+        self._num_workers = num_workers
+        self._special_tokens = special_tokens
+        self._prepared: _Prepared[Rows] | None = None
+
+    @abc.abstractmethod
+    def _source_of(self, datasets: Datasets) -> TextSource:
+        """The records of some datasets, one after the other."""
+
+    @abc.abstractmethod
+    def _encoder(self, tokenizer: Tokenizer) -> tuple[Encoder, Tokenizer]:
+        """What makes rows of records, and the tokenizer as it is saved with the model."""
+
+    @abc.abstractmethod
+    def _units(self, store: TokenStore) -> int:
+        """The length of a store in what is split: tokens or samples."""
+
+    @abc.abstractmethod
+    def _rows(self, store: TokenStore, start: int, stop: int, limit: int | None) -> Rows:
+        """A range of a store.
+
+        Args:
+            store: The store.
+            start: Its first unit, see :meth:`_units`.
+            stop: Its end.
+            limit: Not more than this many samples.
+
+        Raises:
+            DataError: If there is nothing in it.
+        """
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, as it is saved with the model."""
+        return self._ready().tokenizer
+
+    @property
+    def train(self) -> Rows:
+        """The training data."""
+        return self._ready().train
+
+    @property
+    def eval(self) -> Rows | dict[str, Rows] | None:
+        """The evaluation data, by name where there are several; None if their share is zero."""
+        return self._held_out(EVALUATION)
+
+    @property
+    def test(self) -> Rows | dict[str, Rows] | None:
+        """The test data, by name where there are several; None if their share is zero."""
+        return self._held_out(TEST)
+
+    @property
+    def stores(self) -> dict[str, TokenStore]:
+        """The stores by what they are for: ``training``, and ``evaluation`` and ``test`` where they have data of their own.
+
+        Where there are several for one purpose, ``training/NAME`` and so on.
+        """
+        found = self._ready().stores
+        return {f"{purpose}/{label}".rstrip("/"): store for purpose, stores in found.items() for label, store in stores.items()}
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Read, train and tokenize what is not in the cache yet, and tell what was left out. Does nothing the second time.
+
+        Args:
+            progress: Called now and then with the number of documents done and what is being done.
+
+        Raises:
+            ConfigError: If the tokenizer is not one for this task.
+            DataError: If a source cannot be read, a record is wrong, or there is too little.
+            ResourceError: If the cache cannot be written.
+        """
+        if self._prepared is not None:
+            return
+        training = [part.source for part in self._parts[TRAINING]]
+
+        def texts() -> Iterator[str]:
+            return (text for source in training for text in source.texts())
+
+        def key() -> str:
+            return ",".join(source.key() for source in training)
+
+        loaded = made_tokenizer(*self._tokenizer_of, texts, key, self._cache_dir, progress, self._special_tokens)
+        encoder, tokenizer = self._encoder(loaded)
+        stores: dict[str, dict[str, TokenStore]] = {}
+        for purpose, parts in self._parts.items():
+            for part in parts:
+                store = build_store(
+                    part.source, encoder, part.source.key(), cache_dir=self._cache_dir, progress=progress, num_workers=self._num_workers
+                )
+                stores.setdefault(purpose, {})[part.label] = store
+                for what, number in sorted(store.counts.items()):
+                    log.info("%s: %s %s", _shown(purpose, part.label), f"{number:,}", what)
+        self._prepared = _Prepared(tokenizer, stores, self._train(stores))
+
+    def _ready(self) -> _Prepared[Rows]:
+        self.prepare()
+        assert self._prepared is not None
+        return self._prepared
+
+    def _train(self, stores: dict[str, dict[str, TokenStore]]) -> Rows:
+        """The training data of all sources."""
+        found = self._split(TRAINING, stores)
+        assert found is not None, "a share of zero is refused"
+        (rows,) = found.values()
+        return rows
+
+    def _held_out(self, purpose: str) -> Rows | dict[str, Rows] | None:
+        found = self._split(purpose, self._ready().stores)
+        return None if found is None else found.get("", found)
+
+    def _split(self, purpose: str, stores: dict[str, dict[str, TokenStore]]) -> dict[str, Rows] | None:
+        """What is for a purpose, by label: stores of its own or, where there are none, a split of each training store."""
+        place = PURPOSES.index(purpose)
+        shares = [0.0 if other in stores else share for other, share in zip(PURPOSES, self._splits, strict=True)]
+        shares[0] = 1 - shares[1] - shares[2]
+        is_own = purpose in stores and purpose != TRAINING
+        if not is_own and shares[place] == 0:
+            return None
+        found = {}
+        for label, store in stores[purpose if is_own else TRAINING].items():
+            units = self._units(store)
+            start, stop = (0, units) if is_own else split_ranges(units, shares)[place]
+            try:
+                found[label] = self._rows(store, start, stop, self._samples[purpose])
+            except DataError as error:
+                raise DataError(f"{_shown(purpose, label)}: {error}") from error
+        return found
+
+
+@dataclass(frozen=True)
+class _Prepared(Generic[Rows]):
+    tokenizer: Tokenizer
+    stores: dict[str, dict[str, TokenStore]]
+    train: Rows
+
+
+def _shown(purpose: str, label: str) -> str:
+    return f"{purpose} data {label}".rstrip()
+
+
+def split_problems(splits: Any) -> Iterator[Problem]:
+    """What is wrong with the shares of training, evaluation and test."""
+    if len(splits) != 3 or any(share < 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
+        yield Problem(f"expected three shares of at least 0 whose sum is 1, found {list(splits)}", path="splits")
+    elif splits[0] == 0:
+        yield Problem("the share of training data is 0", path="splits")
+
+
+def count_problems(**counts: int | None) -> Iterator[Problem]:
+    """What is wrong with numbers, given by key; None is right."""
+    for path, count in counts.items():
+        if count is not None and count < 1:
+            yield Problem(f"expected at least 1, found {count}", path=path)

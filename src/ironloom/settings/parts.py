@@ -1,0 +1,52 @@
+"""Which datasets of a list are read as one, and what each part is called in logs and metrics. Reads nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from ironloom.errors import Problem
+
+_SUFFIXES = re.compile(r"(\.(txt|text|md|json|jsonl|csv|tsv|parquet|arrow|gz|zst|bin))+$", re.IGNORECASE)
+
+
+def parts_of(key: str, datasets: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """The datasets of a list that are read as one, each with its label, which is empty where there is one part only.
+
+    Training data without any ratio is one part, read one after the other; with ratios each is its own. Of several sets to
+    evaluate or to test on, each is its own.
+
+    Args:
+        key: Of ``LISTS``.
+        datasets: Entries that have no problems.
+    """
+    if key == "train_datasets":
+        is_one = not any(isinstance(entry, Mapping) and entry.get("ratio") is not None for entry in datasets)
+    else:
+        is_one = len(datasets) == 1
+    return [("", list(datasets))] if is_one else [(label_of(entry), [entry]) for entry in datasets]
+
+
+def label_of(entry: Any) -> str:
+    """What a dataset is called: its name, else the last part of where it lies; letters, digits, ``_``, ``.`` and ``-``."""
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    if name is None:
+        source = entry if isinstance(entry, str) else entry.get("dataset_path") or entry.get("source")
+        path = PurePath(str(source)).name
+        name = _SUFFIXES.sub("", path) or path
+    return re.sub(r"[^\w.-]", "_", str(name))
+
+
+def label_problems(lists: Mapping[str, Any]) -> Iterator[Problem]:
+    """Parts of one list that have the same label; lists by key, of entries that have no problems."""
+    for key, datasets in lists.items():
+        if not isinstance(datasets, list | tuple):
+            continue
+        parts = parts_of(key, datasets)
+        labels = [label for label, _ in parts]
+        for index, label in enumerate(labels):
+            if len(parts) > 1 and label in labels[:index]:
+                message = f"is called {label!r} like entry {labels.index(label)}, and each has metrics of its own"
+                yield Problem(message, f"{key}.{index}", hint="give it a name")
