@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ironloom.data import packing
+from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader
 from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import PackingPlan, packing_plan
@@ -59,13 +61,17 @@ def test_rows_are_documents(cache: Path, lengths: list[int], row_length: int, ke
     documents = documents_of(lengths)
     store = store_of(cache, documents)
     plan = packing_plan(store, 0, len(lengths), row_length, keep_last=keep_last, cache_dir=cache)
-    rows = PackedRows(store, plan, eod_mask_loss=eod_mask_loss)
+    rows = PackedRows(store, plan, documents=Documents(True, not keep_last, eod_mask_loss))
     found = sorted(piece for index in range(len(rows)) for piece in pieces_of(rows[index]))
     assert found == sorted(piece for document in documents for piece in pairs(document, row_length, keep_last, eod_mask_loss))
     assert plan.num_tokens == sum(map(len, found))
     many = rows.__getitems__([0, len(rows) - 1, 0])
     for one, place in zip(many, (0, -1, 0), strict=True):
         assert all(torch.equal(one[name], values) for name, values in rows[place].items())
+    indices = np.array([len(rows) - 1, 0, 0])
+    assert rows.lengths(indices).tolist() == [len(rows[index]["input_ids"]) for index in indices.tolist()]
+    assert rows.lengths(np.array([], dtype=np.int64)).tolist() == []
+    assert rows.mean_length == Fraction(plan.num_tokens, len(rows))
 
 
 def test_packed_conversations_are_the_same_samples_as_alone(cache: Path) -> None:
@@ -132,7 +138,7 @@ def test_a_plan_is_made_once_and_anew_when_it_is_damaged(
 
 def test_packed_rows_travel_as_names(cache: Path) -> None:
     store = store_of(cache, documents_of([20] * 300))
-    rows = PackedRows(store, packing_plan(store, 0, 300, 64, cache_dir=cache), 50, eod_mask_loss=True)
+    rows = PackedRows(store, packing_plan(store, 0, 300, 64, cache_dir=cache), 50, Documents(True, True, eod_mask_loss=True))
     packed = pickle.dumps(rows)
     assert len(packed) < 1000
     again = pickle.loads(packed)

@@ -38,6 +38,9 @@ class Documents:
 TOGETHER = Documents()
 """They are one run of tokens."""
 
+APART = Documents(reset_position_ids=True, reset_attention_mask=True)
+"""None of them knows that another is there."""
+
 
 def restarting(length: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions that begin again at 0 at some places.

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ironloom.data.blocks import split_ranges
 from ironloom.data.entries import Datasets, entry_problems
+from ironloom.data.packed import PackedRows
 from ironloom.data.preparation import build_store
 from ironloom.data.preparation.records import Source
 from ironloom.data.store import Encoder, Progress, TokenStore
@@ -244,6 +245,8 @@ class TaskData(abc.ABC, Generic[Rows]):
                 found[label] = self._rows(store, start, stop, self._samples[purpose])
             except DataError as error:
                 raise DataError(f"{_shown(purpose, label)}: {error}") from error
+            if isinstance(found[label], PackedRows):
+                log.info("%s: %s", _shown(purpose, label), found[label].plan)
         return found
 
 
