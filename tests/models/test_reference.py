@@ -58,9 +58,9 @@ def test_given_positions_replace_the_counted_ones(twins):
     ours, theirs = twins()
     ids = tokens()
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 9, 15]] * 3)
-    mask = torch.ones_like(ids)  # keeps transformers from reading the jumps as borders between documents
+    mask = torch.ones_like(ids)  # without it the jumps are borders between documents
     expected = theirs(ids, attention_mask=mask, position_ids=positions).logits
-    torch.testing.assert_close(ours(ids, position_ids=positions).logits, expected, **EXACT)
+    torch.testing.assert_close(ours(ids, attention_mask=mask, position_ids=positions).logits, expected, **EXACT)
 
 
 def test_rotary_sequences_may_be_longer_than_the_tables():

@@ -60,6 +60,12 @@ def batch_of(kind: str, size: int = 2) -> dict[str, torch.Tensor]:
         batch["attention_mask"] = torch.ones(size, LENGTH, dtype=torch.long)
     elif kind == "packed":
         batch["position_ids"] = torch.cat((torch.arange(13), torch.arange(LENGTH - 13))).expand(size, -1)
+    elif kind == "packed, positions run on":
+        documents = (torch.arange(LENGTH) >= 13).long()
+        batch["attention_mask"] = (documents[:, None] == documents).tril().expand(size, 1, -1, -1)
+    elif kind == "positions start again, not apart":
+        batch["position_ids"] = torch.cat((torch.arange(13), torch.arange(LENGTH - 13))).expand(size, -1)
+        batch["attention_mask"] = torch.ones(size, LENGTH, dtype=torch.long)
     return batch
 
 
@@ -136,12 +142,12 @@ DECODERS = {
 }
 
 
-KINDS = ["no", "left", "right", "all ones", "packed"]
+KINDS = ["no", "left", "right", "all ones", "packed", "positions start again, not apart"]
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_built_in_decoder(name):
-    compare(decoder(**DECODERS[name]), KINDS, 2, "zigzag")
+    compare(decoder(**DECODERS[name]), [*KINDS, "packed, positions run on"], 2, "zigzag")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ironloom.models.documents import Documents
 from ironloom.models.precision import cast_once
 from ironloom.models.rotary import rotate
 from ironloom.settings.model import ModelConfig
@@ -46,13 +47,14 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, mask: Tensor | Documents | None = None) -> Tensor:
         """Attend.
 
         Args:
             x: Hidden states ``[B, S, d_model]``.
             turns: Cosines and signed sines of :class:`~ironloom.models.rotary.Rotary`, or None.
-            mask: Boolean ``[B, 1, S, S]``, True where a query may look; None for plain causal attention.
+            mask: Boolean ``[B, 1, S, S]``, True where a query may look; documents that do not see each other; None for
+                plain causal attention.
 
         Returns:
             ``[B, S, d_model]``.
@@ -75,7 +77,9 @@ class Attention(nn.Module):
         return F.dropout(out, dropout) if dropout else out
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, window: int | None = None) -> Tensor:
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Documents | None, dropout: float, window: int | None = None
+) -> Tensor:
     """Causal attention by PyTorch's kernels.
 
     Args:
@@ -89,6 +93,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, d
     Returns:
         ``[B, H, S, head_dim]``.
     """
+    if isinstance(mask, Documents):
+        return mask.attend(attend, queries, keys, values, dropout, window)
     length, device = queries.shape[1], values.device.type
     if window is not None and window < length:
         mask = _within(window, length, mask, queries.device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ironloom.models.attention import Attention, causal_padding_mask
 from ironloom.models.config import DecoderConfig
+from ironloom.models.documents import Documents, find_documents
 from ironloom.models.embedding import Embedding, Positions, make_norm
 from ironloom.models.mlp import MLP
 from ironloom.models.rotary import Rotary
@@ -47,7 +48,7 @@ class PreNormLayer(nn.Module):
         self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | Documents | None) -> Tensor:
         """``[B, S, d_model]`` in and out; the rest as in :class:`~ironloom.models.attention.Attention`."""
         x = x + self.self_attn(self.input_layernorm(x), turns, mask)
         x = x + self.mlp(self.post_attention_layernorm(x))
@@ -64,7 +65,7 @@ class PostNormLayer(nn.Module):
         self.mlp = MLP(config)
         self.post_feedforward_layernorm = make_norm(config)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | Documents | None) -> Tensor:
         """``[B, S, d_model]`` in and out; the rest as in :class:`~ironloom.models.attention.Attention`."""
         x = self.post_attention_layernorm(x + self.self_attn(x, turns, mask))
         x = self.post_feedforward_layernorm(x + self.mlp(x))
@@ -75,11 +76,16 @@ class Backbone(nn.Module):
     """Tokens to hidden states: embeddings, layers and, after pre-norm layers, a last norm.
 
     A post-norm layer ends in a norm itself, so those models have no ``norm`` of their own.
+
+    Attributes:
+        separate: Finds the documents of packed rows; :func:`~ironloom.models.documents.find_documents`, or what is put in its place by
+            those who know them already.
     """
 
     def __init__(self, config: ModelConfig, padded_vocab_size: int):
         super().__init__()
         position = config.positional_embedding
+        self.separate: Callable[..., Tensor | Documents | None] = find_documents
         self.dropout = config.dropout_embd
         self.scale = config.embedding_scale
         self.embed_tokens = Embedding(padded_vocab_size, config.d_model)
@@ -100,12 +106,21 @@ class Backbone(nn.Module):
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         turns = self.rotary(length, position_ids) if self.rotary is not None else None
-        mask = causal_padding_mask(attention_mask) if attention_mask is not None else None
+        mask: Tensor | Documents | None = None
+        if attention_mask is not None:
+            mask = causal_padding_mask(attention_mask)
+        elif position_ids is not None and length > 1:
+            mask = self.separate(position_ids, len(input_ids), as_mask=self._is_compiled)
         for layer in self.layers:
             x = layer(x, turns, mask)
         if self.norm is not None:
             x = self.norm(x)
         return x
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether layers are compiled one by one: then they are called with tensors, not with lengths, which change each time."""
+        return self.layers[0]._compiled_call_impl is not None
 
 
 class Decoder(nn.Module):
@@ -153,7 +168,8 @@ class Decoder(nn.Module):
             input_ids: Token ids ``[B, S]``.
             attention_mask: ``[B, S]``, 0 at padding that no token may look at. Leave it out where nothing is
                 padded or only the end is: causal attention never looks there, and without a mask it is faster.
-            position_ids: Positions ``[B, S]``; by default ``0 .. S - 1``. Unused without positional embedding.
+            position_ids: Positions ``[B, S]``; by default ``0 .. S - 1``. Where they start again, and there is no mask, another
+                document begins, and no token sees another document than its own. Without positional embedding that is all they do.
 
         Raises:
             ValueError: If S exceeds ``max_seq_len`` and positions are learned.

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ironloom.errors import ConfigError, DataError
 from ironloom.models.attention import Attention, attend
 from ironloom.models.decoder import Decoder
+from ironloom.models.documents import Documents, find_documents
 from ironloom.objectives import Objective
 from ironloom.parallel.context import Layout, Order
 from ironloom.parallel.context_attention import attend_gathered
@@ -84,7 +85,7 @@ class ContextParallel:
         """
         is_own = isinstance(self.model, Decoder)
         # A model of transformers that makes a cache does not look for documents in the positions.
-        separates = not is_own and not self.model.config.use_cache  # type: ignore[union-attr]
+        separates = is_own or not self.model.config.use_cache  # type: ignore[union-attr]
         part = split_batch(batch, self.layout, objective, sees_itself=is_own, separates_documents=separates)
         length = part["position_ids"].shape[1] * self.layout.size
         if self.max_length is not None and length > self.max_length:
@@ -111,6 +112,10 @@ class ContextParallel:
         heads = (queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
         return self.mix(*heads, layout=self.layout, group=self.group, mask=mask, dropout=dropout, window=window)
 
+    def separate(self, position_ids: Tensor, rows: int, as_mask: bool = False) -> Tensor | Documents | None:
+        """In the place of :func:`ironloom.models.documents.find_documents`: parts of sequences come with the mask that they need."""
+        return None if self.is_running else find_documents(position_ids, rows, as_mask)
+
 
 def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zigzag", rotation: Rotation = "allgather") -> ContextParallel:
     """Let a model's attention reach over the processes of a group.
@@ -130,6 +135,7 @@ def apply_context(model: nn.Module, group: dist.ProcessGroup, order: Order = "zi
     if isinstance(model, Decoder):
         positions = model.model.embed_positions
         context.max_length = None if positions is None else positions.max_seq_len
+        model.model.separate = context.separate
         for module in model.modules():
             if isinstance(module, Attention):
                 module.attend = context.attend

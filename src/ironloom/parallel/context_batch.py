@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironloom.errors import ConfigError, DataError
+from ironloom.models.documents import number_documents
 from ironloom.objectives import IGNORE_INDEX, CrossEntropy, Objective
 from ironloom.parallel.context import Layout
 
@@ -67,12 +68,13 @@ def split_batch(
 
     Args:
         batch: The same whole batch on every rank of the group: ``input_ids`` or ``inputs_embeds`` ``[B, S, ...]``, and whatever
-            else of ``labels``, ``shift_labels``, ``position_ids``, ``token_type_ids``, ``attention_mask`` ``[B, S]`` there is.
+            else of ``labels``, ``shift_labels``, ``position_ids``, ``token_type_ids``, ``attention_mask`` ``[B, S]`` there is; the mask
+            may be boolean ``[B, 1, S, S]``: what each query sees.
         layout: Who holds what.
         objective: What the batch is for; None if it is not trained or evaluated on, and has no labels.
         sees_itself: Padding looks at itself, as in the built-in decoder; else, as in ``transformers``, at nothing.
         separates_documents: Where ``position_ids`` start again and there is no ``attention_mask``, a new document begins, and
-            no token sees another document. So do ``transformers``' models without a cache.
+            no token sees another document. So do the built-in decoder and ``transformers``' models without a cache.
 
     Returns:
         The same keys with S / size tokens, ``shift_labels`` for ``labels`` that were to be shifted, ``position_ids`` always, and a
@@ -101,6 +103,9 @@ def split_batch(
     elif separates_documents and padding is None:
         documents = _documents(positions)
     part["position_ids"] = local_part(_checked("position_ids", positions, (size, length), exactly=True), layout)
+    if padding is not None and padding.dtype is torch.bool and padding.shape[1:] == (1, length, length):
+        part["attention_mask"] = local_part(padding, layout, dim=2)
+        return part
     if padding is not None and bool(_checked("attention_mask", padding, (size, length), exactly=True).all()):
         padding = None
     if padding is not None or documents is not None:
@@ -138,7 +143,7 @@ def _visible(tokens: Tensor, padding: Tensor | None, documents: Tensor | None, l
 
 def _documents(position_ids: Tensor) -> Tensor | None:
     """The number of the document of each token, from 0; None if there is one document per row."""
-    numbers = (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
+    numbers = number_documents(position_ids)
     return numbers if bool(numbers.any()) else None
 
 

@@ -1,0 +1,66 @@
+"""Documents that share a row: where each begins is seen from its positions, and no token of it sees another one.
+
+Positions that start again, and no ``attention_mask``, say that a row is packed. That is the convention of ``transformers`` too, so the
+same batch is right for its models. Boundaries are never guessed from tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a batch, to be attended one by one: work is the sum of their squared lengths, and there is no mask.
+
+    Attributes:
+        lengths: Tokens of each document, row after row; together all tokens of the batch.
+    """
+
+    lengths: tuple[int, ...]
+
+    def attend(
+        self, attend: Callable[..., Tensor], queries: Tensor, keys: Tensor, values: Tensor, dropout: float, window: int | None
+    ) -> Tensor:
+        """What ``attend`` gives for each document alone, put together; arguments and result as there, without a mask."""
+        batch, length = queries.shape[:2]
+        # Split, not sliced: then the gradient is put together once, instead of once for each document.
+        parts = (heads.flatten(0, 1).split(self.lengths) for heads in (queries, keys, values))
+        mixed = [attend(*(part[None] for part in document), None, dropout, window)[0] for document in zip(*parts, strict=True)]
+        together = torch.cat([heads.transpose(0, 1) for heads in mixed])
+        return together.unflatten(0, (batch, length)).transpose(1, 2)
+
+
+def find_documents(position_ids: Tensor, rows: int, as_mask: bool = False) -> Documents | Tensor | None:
+    """What separates the documents of a batch that has no mask.
+
+    Args:
+        position_ids: ``[B, S]`` or ``[1, S]``; a document begins where they do not go on by one.
+        rows: Samples B.
+        as_mask: Give a mask in any case; else this is done where looking at the numbers would make an accelerator wait,
+            or a compiler begin anew for each batch.
+
+    Returns:
+        None if each row is one document; a boolean mask ``[B, 1, S, S]``, made without looking: True where a query may look.
+    """
+    position_ids = position_ids.expand(rows, -1)
+    plain = type(position_ids) is Tensor and position_ids.device.type == "cpu"  # no other one has numbers at hand
+    if as_mask or not plain or torch.compiler.is_compiling():
+        numbers = number_documents(position_ids)
+        return (numbers[:, None, :, None] == numbers[:, None, None, :]).tril()
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff() != 1
+    starts = begins.flatten().nonzero()[:, 0]
+    if len(starts) == rows:
+        return None
+    lengths: list[int] = starts.diff(append=starts.new_tensor([begins.numel()])).tolist()
+    return Documents(tuple(lengths))
+
+
+def number_documents(position_ids: Tensor) -> Tensor:
+    """The number of the document of each token in its row, from 0: ``[B, S]`` like the positions."""
+    return (position_ids.diff(prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
