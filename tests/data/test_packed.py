@@ -40,8 +40,8 @@ def documents_of(lengths: list[int]) -> list[list[int]]:
 
 def pairs(document: list[int], row_length: int, keep_last: bool, eod_mask_loss: bool) -> list[tuple[tuple[int, int, int], ...]]:
     """The pieces of a document as (token, label, position), from the definition."""
-    places = range(len(document) if keep_last else len(document) - 1)
     last = len(document) - 1
+    places = range(last + 1 if keep_last and last % row_length else last)
     labels = [document[at + 1] if at < last - eod_mask_loss else -100 for at in places]
     every = [(document[at], labels[at], at % row_length) for at in places] if last else []
     return [tuple(every[at : at + row_length]) for at in range(0, len(every), row_length)]

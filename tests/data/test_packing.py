@@ -61,7 +61,8 @@ def test_every_token_comes_once_and_no_document_is_cut_that_fits(lengths: list[i
         told = list(windows(offsets, 0, len(lengths), row_length, keep_last))
     assert all(0 < sum(map(len, row)) <= row_length for row in rows)
     places = sorted(place for row in rows for piece in row for place in piece)
-    used = [(begin, length if keep_last else length - 1) for begin, length in zip(offsets.tolist(), lengths, strict=False) if length > 1]
+    used = [(begin, length - 1) for begin, length in zip(offsets.tolist(), lengths, strict=False) if length > 1]
+    used = [(begin, size + (keep_last and size % row_length > 0)) for begin, size in used]
     assert places == [place for begin, size in used for place in range(begin, begin + size)]
     pieces = sorted((piece.start, len(piece)) for row in rows for piece in row)
     expected = [(begin + at, min(row_length, size - at)) for begin, size in used for at in range(0, size, row_length)]
@@ -76,6 +77,14 @@ def test_rows_keep_the_order_of_the_corpus_as_near_as_can_be() -> None:
     firsts = [row[0].start for row in rows]
     assert firsts == sorted(firsts)
     assert all([piece.start for piece in row] == sorted(piece.start for piece in row) for row in rows)
+
+
+@pytest.mark.parametrize("keep_last", [False, True])
+def test_a_document_that_fills_rows_exactly_leaves_no_rest(keep_last: bool) -> None:
+    """Where the reference leaves a piece of its own with a begin or end token alone."""
+    assert rows_of(offsets_of([9]), 8, keep_last=keep_last) == [[range(8)]]
+    assert rows_of(offsets_of([17]), 8, keep_last=keep_last) == [[range(8)], [range(8, 16)]]
+    assert rows_of(offsets_of([10]), 8, keep_last=keep_last) == [[range(8)], [range(8, 10 if keep_last else 9)]]
 
 
 def test_a_range_of_documents_is_packed_alone() -> None:

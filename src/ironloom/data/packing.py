@@ -49,8 +49,8 @@ def windows(offsets: NDArray[np.int64], start: int, stop: int, row_length: int, 
         start: First document.
         stop: End of the documents.
         row_length: Tokens that a model is given at most.
-        keep_last: Whether a model is given the last token of each document, too; it has nothing to predict there, and separates the
-            document from the next one where they see each other.
+        keep_last: Whether a model is given the last token of each document, too, unless it would be alone; it has nothing to predict
+            there, and separates the document from the next one where they see each other.
     """
     for begin in range(start, stop, WINDOW):
         yield _window(np.asarray(offsets[begin : min(begin + WINDOW, stop) + 1]), row_length, keep_last)
@@ -59,7 +59,9 @@ def windows(offsets: NDArray[np.int64], start: int, stop: int, row_length: int, 
 def _window(offsets: Numbers, row_length: int, keep_last: bool) -> Window:
     lengths = np.diff(offsets)
     used = lengths > 1  # a single token would stand for nothing but itself
-    firsts, sizes = offsets[:-1][used], lengths[used] - (0 if keep_last else 1)
+    firsts, sizes = offsets[:-1][used], lengths[used] - 1
+    if keep_last:  # unless it would be a piece of its own, which teaches nothing
+        sizes += sizes % row_length > 0
     pieces = -(-sizes // row_length)
     # The pieces of each document, in the order of the corpus; all but the last of a document are full rows.
     places = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)

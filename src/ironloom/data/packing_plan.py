@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ironloom.data import packing
 from ironloom.data.cache import cache_root, publish, withdraw
-from ironloom.data.store import TokenStore
+from ironloom.data.store import TokenStore, content_hash
 from ironloom.errors import DataError
 
 FORMAT = 1
@@ -174,8 +174,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         if meta["format"] != FORMAT or meta["files"].keys() != _FILES.keys():
             raise ValueError("it is of another format")
         for name, expected in meta["files"].items():
-            content = np.fromfile(folder / name, dtype=np.uint8)
-            if xxhash.xxh3_64_hexdigest(content.data) != expected:
+            if content_hash(folder / name) != expected:
                 raise DataError(f"{folder / name}: the content is damaged")
         found = [(folder / name).stat().st_size // np.dtype(dtype).itemsize for name, dtype in _FILES.items()]
         if found != [meta["num_pieces"], meta["num_pieces"], meta["num_rows"] + 1]:

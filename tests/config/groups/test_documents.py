@@ -50,7 +50,10 @@ def test_packed_rows_are_filled_up_to_the_sequence_length(write):
         ([SFT, BEST_FIT, "data.pad_to_max_length=true"], "data.pad_to_max_length: has no effect with packing: best_fit"),
         ([SFT, "model.reset_attention_mask=true"], "model.reset_attention_mask: has no effect: no two documents share a row"),
         ([SFT, "model.reset_position_ids=false"], "set data.packing: best_fit"),
-        ([DPO, "model.reset_position_ids=true"], "model.reset_position_ids: has no effect: no two documents share a row (leave the key out)"),
+        (
+            [DPO, "model.reset_position_ids=true"],
+            "model.reset_position_ids: has no effect: no two documents share a row (leave the key out)",
+        ),
         ([SFT, BEST_FIT, "model.reset_attention_mask=false"], "model.reset_attention_mask: conversations that share a row are kept apart"),
         ([SFT, BEST_FIT, "model.eod_mask_loss=true"], "model.eod_mask_loss: has no effect on sft: where an answer ends"),
         ([DPO, "model.eod_mask_loss=true"], "model.eod_mask_loss: has no effect on dpo: where an answer ends"),
@@ -84,5 +87,7 @@ def test_presets_of_models_say_what_the_specification_s_say(write):
 
 
 def test_a_loaded_model_keeps_documents_apart_too(write):
-    data, _ = arguments(write(DATA), "model.name_or_path=somebody/model", "model.reset_attention_mask=true", "model.reset_position_ids=true")
+    data, _ = arguments(
+        write(DATA), "model.name_or_path=somebody/model", "model.reset_attention_mask=true", "model.reset_position_ids=true"
+    )
     assert (data["reset_attention_mask"], data["reset_position_ids"]) == (True, True)
