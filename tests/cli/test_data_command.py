@@ -128,3 +128,20 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path, num_w
     (whole,) = (tmp_path / "whole" / "tokens").iterdir()
     for name in ("tokens.bin", "documents.bin", "meta.json"):
         assert (store / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_check_names_every_file_that_is_missing_and_where_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = tmp_path / "here.txt"
+    here.write_text("text")
+    entries = f"[{here}, ./gone.txt, {{source: {tmp_path}/none}}], eval_datasets: [owner/name, gone.jsonl.gz, python-docs]"
+    (tmp_path / "run.yaml").write_text(f"{SHAPE}data: {{train_datasets: {entries}}}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["check", str(tmp_path / "run.yaml")])
+    assert end.value.code == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert all(f"{tmp_path / 'run.yaml'}:2:" in line for line in lines), lines
+    assert [line[line.index("data.") :] for line in lines] == [
+        "data.train_datasets.1: ./gone.txt: no such file or folder",
+        f"data.train_datasets.2: {tmp_path}/none: no such file or folder",
+        "data.eval_datasets.1: gone.jsonl.gz: no such file or folder",
+    ]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from ironloom.data.pretrain import PretrainData
+from ironloom.data.readers import READERS
 from ironloom.errors import ConfigError
-from ironloom.settings.parts import label_of, parts_of
+from ironloom.settings.parts import KINDS, label_of, parts_of
 
 
 def data(folder: Path, **options: Any) -> PretrainData:
@@ -58,3 +59,7 @@ def test_labels(entry: Any, label: str) -> None:
 def test_training_data_is_one_part_unless_it_is_mixed() -> None:
     assert [label for label, _ in parts_of("train_datasets", ["a", {"source": "b"}])] == [""]
     assert [label for label, _ in parts_of("train_datasets", ["a", {"source": "b", "ratio": 0.5}])] == ["a", "b"]
+
+
+def test_what_names_a_file_is_what_can_be_read() -> None:
+    assert tuple(READERS) == KINDS

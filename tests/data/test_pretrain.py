@@ -153,11 +153,11 @@ def test_a_damaged_tokenizer_in_the_cache_is_trained_anew(corpus: Path, tmp_path
 def test_nothing_is_read_before_it_is_needed_and_then_once(corpus: Path, tmp_path: Path) -> None:
     prepared = data(corpus, tmp_path / "cache", tokenizer_type="bbpe", vocab_size=257)
     assert not (tmp_path / "cache").exists()
-    reports: list[tuple[int, str]] = []
-    prepared.prepare(lambda done, what: reports.append((done, what)))
-    assert reports == [(0, "training the tokenizer"), (1, "tokenizing")]
+    reports: list[Any] = []
+    prepared.prepare(lambda done, what, fraction=None: reports.append((done, what, fraction)))
+    assert reports == [(0, "training the tokenizer", None), (1, "tokenizing, 1,000 tokens", 1.0)]
     corpus.unlink()
-    prepared.prepare(lambda done, what: pytest.fail("prepared again"))
+    prepared.prepare(lambda done, what, fraction=None: pytest.fail("prepared again"))
     assert prepared.train is prepared.train
 
 

@@ -17,6 +17,7 @@ from ironloom.models import Decoder, load_pretrained
 from ironloom.models.adapters import add_adapters, has_adapters, load_adapter, merge
 from ironloom.models.files import load_model
 from ironloom.settings.lora import Lora
+from ironloom.trainer import AccelTrainer
 from models.foreign import VOCABULARY, make
 from models.twins import llama_shape, randomize
 from spawned import run
@@ -140,20 +141,22 @@ def test_merging_of_ours_and_of_transposed_layers(base: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("base", ["ours", "llama"], indirect=True)
-@pytest.mark.parametrize("sizes", [{"dp_shard": 2}, {"dp_replicate": 2}])
-def test_two_processes_train_adapters_as_one_does(base: str, sizes: dict[str, int], tmp_path: Path) -> None:
-    """Losses and adapters are equal, and what the two save is what one loads."""
+@pytest.mark.parametrize("sizes", [{"dp_shard": 2}, {"dp_replicate": 2}, None])
+def test_two_processes_train_adapters_as_one_does(base: str, sizes: dict[str, int] | None, tmp_path: Path) -> None:
+    """Losses and adapters are equal, and what the two save is what one loads. Without sizes it is Accelerate that spreads."""
     plain = {"per_device_train_batch_size": 4, "save_steps": 3, "adam_epsilon": 1e-4}
 
-    def train(parameters: Any, size: int, folder: str) -> Any:
+    def train(size: int, folder: str) -> Any:
         args = plain | {"per_device_train_batch_size": 4 // size}
-        trainer = tiny_trainer(tmp_path / folder, adapted(base, dropout=0.0), options={"device_parameters": parameters}, **args)
+        options = {"device_parameters": spread_over(**sizes)} if size > 1 and sizes else {}
+        cls = AccelTrainer if size > 1 and sizes is None else None
+        trainer = tiny_trainer(tmp_path / folder, adapted(base, dropout=0.0), cls=cls, options=options, **args)
         trainer.train()
         trainer.save_model()
         return losses(trainer.state.log_history)
 
-    alone = train(None, 1, "one")
-    for history in run(lambda: train(spread_over(**sizes), 2, "two"), 2):
+    alone = train(1, "one")
+    for history in run(train, 2, 2, "two"):
         assert [loss for _, loss in history] == pytest.approx([loss for _, loss in alone], rel=1e-5)
     one, two = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("one", "two"))
     assert one.keys() == two.keys()

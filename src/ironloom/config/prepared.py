@@ -1,11 +1,15 @@
-"""Which nodes of a graph are data that are prepared by us."""
+"""Which nodes of a graph are data that are prepared by us, and what of them is not there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from ironloom.config.graph import Graph, Node, walk
+from ironloom.config.graph import Graph, Node, dotted, walk
+from ironloom.errors import Problem
+from ironloom.settings.data import LISTS
+from ironloom.settings.parts import looks_local, source_of
 
 DATA = ("ironloom.data:PretrainData", "ironloom.data:SFTData", "ironloom.data:DPOData")
 
@@ -18,3 +22,15 @@ def is_data(value: Any) -> bool:
 def data_nodes(graph: Graph) -> Iterator[Node]:
     """The nodes of a graph that are such data."""
     return (value for _, value in walk(graph.root) if is_data(value))
+
+
+def missing_files(graph: Graph) -> Iterator[Problem]:
+    """Files and folders that such data name and that are not there."""
+    for path, node in walk(graph.root):
+        for key in LISTS if is_data(node) else ():
+            entries = node.kwargs.get(key)
+            for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+                source = source_of(entry) if isinstance(entry, str | Mapping) else ""
+                if looks_local(source) and not Path(source).expanduser().exists():
+                    place = (*path, key, index)
+                    yield Problem(f"{source}: no such file or folder", dotted(place), graph.origin(place))

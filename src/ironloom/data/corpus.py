@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ironloom.data import builtin, hub, ironcore
 from ironloom.data.readers import Text, kinds, reader_of
 from ironloom.errors import DataError
+from ironloom.settings.parts import looks_local
 
 _HASH_CHUNK = 1 << 20
 _SHOWN = 10  # wrong records that are shown
@@ -207,16 +208,9 @@ def _is_local(source: str) -> bool:
 
 
 def _looks_local(source: str) -> bool:
-    """Whether a name that does not exist was meant as a path: a hub id is ``name`` or ``owner/name``."""
+    """Whether a name that does not exist was meant as a path."""
     first, *rest = source.split("/")
-    return (
-        source.startswith((".", "/", "~", "\\"))
-        or source.endswith("/")
-        or len(rest) > 1
-        or "\\" in source
-        or reader_of(Path(source)) is not None
-        or (bool(rest) and Path(first).is_dir())
-    )
+    return looks_local(source) or (bool(rest) and Path(first).is_dir())
 
 
 def _content(path: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ironloom.data.corpus import fingerprint, read_marked
+from ironloom.data.extent import Extent
 from ironloom.errors import ConfigError, DataError, Problem
 from ironloom.settings.base import mapping_problems
 from ironloom.settings.groups import DatasetEntry
@@ -54,6 +56,15 @@ class Corpus:
                 raise DataError(f"{name}: {error}") from error
             inner = []
 
+    @functools.cached_property
+    def _extent(self) -> Extent | None:
+        is_cut = any(arguments["max_samples"] is not None for arguments in self.sources)
+        return None if is_cut else Extent([arguments["source"] for arguments in self.sources])
+
+    def fraction(self, mark: Any) -> float | None:
+        """See ``preparation.Source``."""
+        return None if self._extent is None else self._extent.fraction(mark)
+
     def key(self) -> str:
         """What identifies the texts."""
         return ",".join(fingerprint(**arguments) for arguments in self.sources)
@@ -61,7 +72,7 @@ class Corpus:
 
 def _arguments(entry: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(entry, str):
-        return {"source": entry}
+        entry = {"source": entry}
     settings = DatasetEntry.from_mapping(entry)
     return {
         "source": settings.dataset_path or settings.source,

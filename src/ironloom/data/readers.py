@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ironloom.errors import DataError
+from ironloom.settings.parts import COMPRESSED
 
 _CSV_FIELD_LIMIT = 2**31 - 1
 _ZSTD_BUFFER = 1 << 20
 _PARQUET_BATCH = 512  # rows in memory at a time
 _BOM = b"\xef\xbb\xbf"
-COMPRESSED = (".gz", ".zst")
+_OPEN: dict[Path, BinaryIO] = {}  # what is being read, as it lies on the disk
 
 Text = str | tuple[str, Any] | DataError
 """The text of a record, or what is wrong with it. Where no column is named: the place of the record, and the record."""
@@ -206,23 +207,32 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """
     suffix = path.suffix.lower()
     try:
-        if suffix == ".gz":
-            with gzip.open(path) as file:
-                yield file  # type: ignore[misc]
-        elif suffix == ".zst":
-            import pyarrow
+        with path.open("rb") as plain:
+            _OPEN[path] = plain
+            if suffix == ".gz":
+                with gzip.open(plain) as file:
+                    yield file  # type: ignore[misc]
+            elif suffix == ".zst":
+                import pyarrow
 
-            with path.open("rb") as plain, pyarrow.CompressedInputStream(plain, "zstd") as stream:
-                yield io.BufferedReader(stream, _ZSTD_BUFFER)
-        else:
-            with path.open("rb") as file:
-                yield file
+                with pyarrow.CompressedInputStream(plain, "zstd") as stream:
+                    yield io.BufferedReader(stream, _ZSTD_BUFFER)
+            else:
+                yield plain
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged or cut off: {error}") from error
     except OSError as error:
         if suffix == ".zst" and error.errno is None:  # as the library reports what it cannot decompress
             raise DataError(f"{path}: damaged or cut off: {error}") from error
         raise _unreadable(path, error) from error
+    finally:
+        _OPEN.pop(path, None)
+
+
+def position(path: Path) -> int | None:
+    """Bytes that have been read of a file that is being read now; None if it is not, or is none that is read in order."""
+    file = _OPEN.get(path)
+    return None if file is None else file.tell()
 
 
 def _parsed(text: str, path: Path, first_line: int = 1) -> Any:

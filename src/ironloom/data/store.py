@@ -36,8 +36,19 @@ from ironloom.errors import DataError
 if TYPE_CHECKING:
     from ironloom.data.tokenizer import Tokenizer
 
-Progress = Callable[[int, str], None]
-"""Called with the number of documents done and what is being done."""
+
+class Progress(Protocol):
+    """Is told how far work has come."""
+
+    def __call__(self, done: int, what: str, fraction: float | None = None, /) -> None:
+        """Take note.
+
+        Args:
+            done: Documents that are done.
+            what: What is being done.
+            fraction: How much of it, from 0 to 1, where that is known.
+        """
+
 
 FORMAT = 2
 TOKENS, DOCUMENTS, META = "tokens.bin", "documents.bin", "meta.json"

@@ -1,4 +1,4 @@
-"""Which datasets of a list are read as one, and what each part is called in logs and metrics. Reads nothing."""
+"""What the entries of a list of datasets mean: which are read as one, what each part is called, what names a file. Reads nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from ironloom.errors import Problem
 
-_SUFFIXES = re.compile(r"(\.(txt|text|md|json|jsonl|csv|tsv|parquet|arrow|gz|zst|bin))+$", re.IGNORECASE)
+KINDS = (".txt", ".jsonl", ".json", ".csv", ".parquet")
+COMPRESSED = (".gz", ".zst")
+_SUFFIXES = re.compile(rf"({'|'.join(map(re.escape, (*KINDS, *COMPRESSED)))})+$", re.IGNORECASE)
 
 
 def parts_of(key: str, datasets: Sequence[Any]) -> list[tuple[str, list[Any]]]:
@@ -33,10 +35,25 @@ def label_of(entry: Any) -> str:
     """What a dataset is called: its name, else the last part of where it lies; letters, digits, ``_``, ``.`` and ``-``."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     if name is None:
-        source = entry if isinstance(entry, str) else entry.get("dataset_path") or entry.get("source")
-        path = PurePath(str(source)).name
+        path = PurePath(source_of(entry)).name
         name = _SUFFIXES.sub("", path) or path
     return re.sub(r"[^\w.-]", "_", str(name))
+
+
+def source_of(entry: Any) -> str:
+    """Where a dataset lies; empty where that is not said."""
+    return entry if isinstance(entry, str) else str(entry.get("dataset_path") or entry.get("source") or "")
+
+
+def looks_local(source: str) -> bool:
+    """Whether a name can only mean a file or a folder: a dataset on the hub is ``name`` or ``owner/name``."""
+    return (
+        source.startswith((".", "/", "~", "\\"))
+        or source.endswith("/")
+        or source.count("/") > 1
+        or "\\" in source
+        or _SUFFIXES.search(source) is not None
+    )
 
 
 def label_problems(lists: Mapping[str, Any]) -> Iterator[Problem]:

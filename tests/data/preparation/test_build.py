@@ -55,7 +55,7 @@ def test_the_number_of_processes_does_not_show(tmp_path: Path, expected: dict[st
 def killed_at(cache: Path, documents: int, num_workers: int) -> None:
     """Prepares until so many documents are written, and is killed."""
 
-    def kill(done: int, what: str) -> None:
+    def kill(done: int, what: str, fraction: float | None) -> None:
         if done >= documents:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ironloom.data.chat.docstrings import RECORDS
 from ironloom.data.chat.records import Conversation, conversation_of
 from ironloom.data.corpus import fingerprint, gathered_errors, read_marked
 from ironloom.data.entries import Datasets
+from ironloom.data.extent import Extent
 from ironloom.errors import DataError
 from ironloom.settings.groups import DatasetEntry
 
@@ -77,6 +79,15 @@ class RecordSource(abc.ABC, Generic[Item]):
                     raise
                 raise DataError(f"{entry.name}: {error}") from error
             inner = []
+
+    @functools.cached_property
+    def _extent(self) -> Extent | None:
+        is_cut = any(entry.max_samples is not None for entry in self.entries)
+        return None if is_cut else Extent([str(entry.dataset_path or entry.source) for entry in self.entries])
+
+    def fraction(self, mark: Any) -> float | None:
+        """See ``preparation.Source``."""
+        return None if self._extent is None else self._extent.fraction(mark)
 
     def texts(self) -> Iterator[str]:
         """What is said in each record: what a tokenizer is trained on."""

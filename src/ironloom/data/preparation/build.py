@@ -97,7 +97,7 @@ def _write(
         for rows, mark in encoded(batches(source.read(writer.done.mark), size_of), encoder, num_workers):
             writer.append(rows, mark)
             if progress is not None:
-                progress(writer.done.num_documents, "tokenizing")
+                progress(writer.done.num_documents, f"tokenizing, {writer.done.num_tokens:,} tokens", source.fraction(mark))
         writer.finish(info)
     finally:
         writer.close()

@@ -25,6 +25,9 @@ class Source(Protocol):
             A record (for an encoder; picklable) and the mark with which reading goes on behind it.
         """
 
+    def fraction(self, mark: Any) -> float | None:
+        """How much of it lies before a mark, from 0 to 1; None where that is not known."""
+
 
 class Counted:
     """A source that can only be read from its beginning; its mark is the number of records.
@@ -41,6 +44,9 @@ class Counted:
         for number, record in enumerate(self._records(), start=1):
             if number > (mark or 0):
                 yield record, number
+
+    def fraction(self, mark: Any) -> None:
+        """See :class:`Source`: what is to come is not known."""
 
 
 def batches(records: Iterator[tuple[Any, Any]], size: Callable[[Any], int]) -> Iterator[tuple[list[Any], Any]]:
