@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # Imported before the processes are forked, which would each need seconds for them.
 import torch._dynamo
 import torch.distributed.fsdp
@@ -71,9 +73,24 @@ MODELS = {
     "llama, tied": lambda: of_transformers("Llama", tie_word_embeddings=True),
     "qwen2": lambda: of_transformers("Qwen2"),
     "mistral": lambda: of_transformers("Mistral"),
+    "mistral, window": lambda: of_transformers("Mistral", sliding_window=3),
     "gpt2": gpt2,
     "llama, partly frozen": partly_frozen,
 }
+
+
+def packed_rows(count: int, length: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Rows of one to three documents, kept apart by their positions; no label is the first token of a document."""
+    draw, samples = np.random.default_rng(seed), []
+    for sample in uneven_samples(count, length, seed):
+        ends = sorted({int(end) for end in draw.integers(2, length, int(draw.integers(0, 3)))})
+        where = torch.cat([torch.arange(end - begin) for begin, end in zip([0, *ends], [*ends, length], strict=True)])
+        samples.append({**sample, "labels": sample["labels"].masked_fill(where == 0, -100), "position_ids": where})
+    return samples
+
+
+#: What a run trains on, of so many samples.
+DATA = {"uneven": uneven_samples, "packed": packed_rows}
 
 
 def spread_over(**sizes: Any) -> DeviceParameters:
@@ -100,10 +117,10 @@ def whole(tensor: Any) -> torch.Tensor:
     return copy
 
 
-def train(make: Any, parameters: DeviceParameters | None, data_size: int, cls: Any = None, **args: Any) -> Result:
+def train(make: Any, parameters: DeviceParameters | None, data_size: int, cls: Any = None, data: str = "uneven", **args: Any) -> Result:
     """Train in this process, or in this process's part of several; the samples of a step are the same for any ``data_size``.
 
-    ``cls`` makes the trainer of what ``Trainer`` takes; None: ``Trainer`` itself.
+    ``cls`` makes the trainer of what ``Trainer`` takes; None: ``Trainer`` itself. ``data`` is a name in :data:`DATA`.
     """
     values = {
         "per_device_train_batch_size": GLOBAL_BATCH // data_size,
@@ -117,7 +134,7 @@ def train(make: Any, parameters: DeviceParameters | None, data_size: int, cls: A
         **args,
     }
     with tempfile.TemporaryDirectory() as folder:
-        trainer = tiny_trainer(Path(folder), make(), uneven_samples(23), cls=cls, options={"device_parameters": parameters}, **values)
+        trainer = tiny_trainer(Path(folder), make(), DATA[data](23), cls=cls, options={"device_parameters": parameters}, **values)
         trainer.train()
         return Result(trainer)
 

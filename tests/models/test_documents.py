@@ -6,16 +6,13 @@ import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ironloom.models import Decoder
 from ironloom.models.documents import Documents, find_documents
+from models.packing import ROWS, apart_from_alone, leaking_tokens, packed, positions
 from models.twins import VOCABULARY, decoder, gpt2_twins, llama_twins, small, tokens
 
 ROPE = {"type": "rope"}
-#: Lengths of the documents of each row of 16 tokens; the longest is longer than the window.
-ROWS = ((5, 1, 10), (16,), (7, 9))
 SHAPES = {
     "rope, grouped": {"positional_embedding": ROPE, "num_attention_groups": 2},
     "learned positions": {},
@@ -32,11 +29,7 @@ SHAPES = {
 WAYS = {"one by one": find_documents, "mask": functools.partial(find_documents, as_mask=True)}
 
 
-def positions(rows: tuple[tuple[int, ...], ...] = ROWS) -> Tensor:
-    return torch.stack([torch.cat([torch.arange(length) for length in row]) for row in rows])
-
-
-def packed(shape: str, way: str, dtype: torch.dtype = torch.float32, **changes: object) -> Decoder:
+def made(shape: str, way: str, dtype: torch.dtype = torch.float32, **changes: object) -> Decoder:
     model = decoder(small(**{**SHAPES[shape], **changes})).to(dtype)
     if way == "mask":
         model.model.separate = lambda position_ids, rows, as_mask: find_documents(position_ids, rows, as_mask=True)
@@ -45,52 +38,18 @@ def packed(shape: str, way: str, dtype: torch.dtype = torch.float32, **changes: 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", SHAPES)
-@torch.no_grad()
 def test_no_document_sees_another(shape, way):
-    model, ids, where = packed(shape, way).eval(), tokens(3, 16), positions()
-    before = model(ids, position_ids=where).logits
-    other = ids.clone()
-    other[0, :5] = (ids[0, :5] + 1) % VOCABULARY
-    other[2, 7:] = (ids[2, 7:] + 1) % VOCABULARY
-    changed = (model(other, position_ids=where).logits != before).any(dim=-1)
-    expected = torch.zeros(3, 16, dtype=torch.bool)
-    expected[0, :5] = expected[2, 7:] = True
+    changed, expected = leaking_tokens(made(shape, way).eval(), packed(VOCABULARY))
     assert torch.equal(changed, expected)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_packed_documents_have_the_logits_and_gradients_of_each_alone(shape, way, dtype, tolerance):
-    ids = tokens(3, 16)
-    whole, apart = packed(shape, way, dtype), packed(shape, way, dtype)
-    logits = whole(ids, position_ids=positions()).logits
-    loss_sum(logits, ids).backward()
-    for row, lengths in zip(ids, ROWS, strict=True):
-        for document in row.split(lengths):
-            loss_sum(apart(document[None]).logits, document[None]).backward()
-    alone = torch.cat([apart(document[None]).logits[0] for row, lengths in zip(ids, ROWS, strict=True) for document in row.split(lengths)])
-    assert distance(logits.flatten(0, 1), alone) < tolerance
-    # The bias of keys has no gradient but rounding: a softmax does not see it.
-    names = [name for name, parameter in whole.named_parameters() if parameter.grad is not None and "k_proj.bias" not in name]
-    assert len(names) > 10
-    grads = [[model.get_parameter(name).grad.flatten() for name in names] for model in (whole, apart)]
-    assert distance(*map(torch.cat, grads)) < tolerance
-    if dtype is torch.float64:
-        assert max(map(distance, *grads)) < tolerance
-
-
-def loss_sum(logits: Tensor, ids: Tensor) -> Tensor:
-    """Of all tokens that have a next one in their document; ``ids`` are one document, or the rows of :data:`ROWS`."""
-    labels = F.pad(ids[:, 1:], (0, 1), value=-100)
-    if len(ids) == len(ROWS):
-        for row, lengths in enumerate(ROWS):
-            labels[row, torch.tensor(lengths).cumsum(0) - 1] = -100
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100)
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    return float((one - other).detach().norm() / other.detach().norm())
+def test_packed_documents_have_the_logits_and_gradients_of_each_alone(shape, way):
+    found = apart_from_alone(made(shape, way, torch.float64), made(shape, way, torch.float64), packed(VOCABULARY))
+    assert max(found.values()) < 1e-12, found
+    found = apart_from_alone(made(shape, way), made(shape, way), packed(VOCABULARY))
+    assert max(found["logits"], found["all"]) < 1e-5, found
 
 
 @pytest.mark.parametrize("twins", [llama_twins, gpt2_twins])
@@ -105,7 +64,7 @@ def test_a_packed_batch_means_to_us_what_it_means_to_transformers(twins):
 
 def test_dropout_of_attention_weights_keeps_documents_apart():
     """By gradients, because two passes draw differently."""
-    model = packed("rope, grouped", "one by one", dropout_attn=0.3).train()
+    model = made("rope, grouped", "one by one", dropout_attn=0.3).train()
     where, seen = positions(), []
     model.model.embed_tokens.register_forward_hook(lambda module, args, output: seen.append(output))
     model(tokens(3, 16), position_ids=where).logits[0, 5:].sum().backward(inputs=list(model.parameters()), retain_graph=True)
@@ -118,7 +77,7 @@ def test_dropout_of_attention_weights_keeps_documents_apart():
 
 @torch.no_grad()
 def test_with_a_mask_positions_are_only_positions():
-    model, ids, where = packed("rope, grouped", "one by one"), tokens(3, 16), positions()
+    model, ids, where = made("rope, grouped", "one by one"), tokens(3, 16), positions()
     seen = model(ids, attention_mask=torch.ones_like(ids), position_ids=where).logits
     assert not torch.allclose(seen, model(ids, position_ids=where).logits, atol=1e-3)
     other = ids.clone()
@@ -129,7 +88,7 @@ def test_with_a_mask_positions_are_only_positions():
 
 @torch.no_grad()
 def test_one_document_per_row_is_plain_attention_bit_for_bit():
-    model, ids = packed("rope, grouped", "one by one"), tokens(3, 16)
+    model, ids = made("rope, grouped", "one by one"), tokens(3, 16)
     where = torch.arange(16)[None]
     assert find_documents(where, 3) is None
     assert torch.equal(model(ids, position_ids=where).logits, model(ids).logits)
@@ -146,11 +105,8 @@ def test_documents_are_found_where_positions_do_not_go_on_by_one():
 @torch.no_grad()
 def test_half_precision_keeps_documents_apart():
     for way in WAYS:
-        model, ids, where = packed("rope, grouped", way, torch.bfloat16), tokens(3, 16), positions()
-        before = model(ids, position_ids=where).logits
-        other = ids.clone()
-        other[0, :5] = (ids[0, :5] + 1) % VOCABULARY
-        assert torch.equal(model(other, position_ids=where).logits[0, 5:], before[0, 5:])
+        changed, expected = leaking_tokens(made("rope, grouped", way, torch.bfloat16), packed(VOCABULARY))
+        assert torch.equal(changed, expected)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -165,7 +121,7 @@ def test_compiled_once_for_all_boundaries(whole):
         graphs.append(graph)
         return graph.forward
 
-    model, ids = packed("window", "one by one"), tokens(3, 16)
+    model, ids = made("window", "one by one"), tokens(3, 16)
     expected = [model(ids, position_ids=positions(rows)).logits for rows in (ROWS, ROWS[::-1])]
     forward = torch.compile(model, backend=backend) if whole else model
     if not whole:

@@ -49,9 +49,9 @@ def _alone(model: str, reference: tuple[tuple[str, Any], ...]) -> Any:
 
 def _spread(mode: Mode, model: str) -> Errors:
     parameters = None if mode.sizes is None else spread_over(**mode.sizes)
-    options = {**mode.args, **({"cls": mode.cls} if mode.cls else {})}
+    options = {**mode.args, "data": mode.data, **({"cls": mode.cls} if mode.cls else {})}
     results = together(model_of(model), mode.nproc, parameters, mode.data_size, timeout=120, **options)
-    expected = _alone(model, tuple(sorted(mode.reference.items())))
+    expected = _alone(model, (("data", mode.data), *sorted(mode.reference.items())))
     # Where the layers are on several processes, each has some of the weights; together they have all.
     assert set().union(*(result.weights for result in results)) == set(expected.weights)
     return largest(errors(expected, result) for result in results)

@@ -30,6 +30,7 @@ class Mode:
         quick: Those of them that train in every test run, the others only in the slow one.
         args: Further training arguments.
         reference: Those that one process needs for the same numbers.
+        data: What it trains on, a name in ``spread.DATA``.
         schedule: The schedule of a PipelineTrainer; empty: another trainer trains.
         cls: Makes the trainer of what ``Trainer`` takes; None: ``Trainer``.
     """
@@ -40,6 +41,7 @@ class Mode:
     quick: tuple[str, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict)
     reference: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "uneven"
     schedule: str = ""
     cls: Any = field(default=None, compare=False)
 
@@ -188,6 +190,26 @@ ACCELERATED = {
     "Accelerate": Mode(2, None, ("tiny", *ONE), ("tiny", *ONE), cls=_accelerated),
     "Accelerate x4": Mode(4, None, tuple(family for family in FAMILIES if family not in ONE), cls=_accelerated),
 }
+TURNED = ("decoder, gated, untied",)
+WINDOWED = ("mistral, window",)
+#: Rows of several documents that do not see each other.
+PACKED = {
+    "packed, data parallel": Mode(2, {"dp_replicate": 2}, (*TURNED, "llama, tied", *WINDOWED), TURNED, data="packed"),
+    "packed, sharded": Mode(2, {"dp_shard": 2}, (*TURNED, "gpt2", *WINDOWED), TURNED, data="packed"),
+    "packed, tensor parallel": Mode(2, {"tensor_parallel_size": 2}, (*TURNED, "llama"), TURNED, data="packed"),
+    "packed, context parallel": Mode(2, {"context_parallel_size": 2}, ("decoder", "llama", *WINDOWED), ("decoder", "llama"), data="packed"),
+    "packed, context parallel, ring": Mode(2, RING, (*TURNED, *WINDOWED), data="packed"),
+    "packed, sharded x context x tensor parallel": Mode(
+        8, {"dp_shard": 2, "context_parallel_size": 2, "tensor_parallel_size": 2}, (*TURNED, "llama"), data="packed"
+    ),
+    "packed, sharded, compiled": Mode(2, {"dp_shard": 2, "compile_model": True}, TURNED, args=EAGER, data="packed"),
+    "packed, sharded, activations computed again": Mode(2, {"dp_shard": 2, "checkpoint_activations": True}, TWO, data="packed"),
+    "packed, pipeline": Mode(2, {"pipeline_parallel_size": 2}, (*TURNED, "llama", *WINDOWED), TURNED, data="packed"),
+    "packed, pipeline x context parallel": Mode(
+        4, {"pipeline_parallel_size": 2, "context_parallel_size": 2}, (*TURNED, "llama"), args=EAGER, data="packed"
+    ),
+    "packed, Accelerate": Mode(2, None, (*TURNED, "llama"), cls=_accelerated, data="packed"),
+}
 OWN = ("regression", "own loader", "sums and weights", "adversaries", "classifier")
 #: Trainers with steps of their own, on data that is no text; ``test_dream.py`` trains them.
 OWN_STEPS = {
@@ -205,6 +227,7 @@ SECTIONS = {
     "Pipelines": PIPELINES,
     "Pipelines of the plain trainer": STAGES,
     "Accelerate": ACCELERATED,
+    "Packed rows": PACKED,
     "Steps of one's own": OWN_STEPS,
 }
 MODES = {name: mode for section in SECTIONS.values() for name, mode in section.items()}

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ironloom.errors import ConfigError, DataError
 from ironloom.models.build import build_decoder
+from ironloom.models.documents import heed_positions
 from ironloom.objectives import CrossEntropy
 from ironloom.parallel.context_apply import FAMILIES, ContextParallel, apply_context
 from ironloom.settings.model import ModelConfig, PositionalEmbedding
@@ -176,8 +177,9 @@ def test_a_sliding_window_reaches_over_the_ends_of_chunks():
 
 
 def test_scores_scaled_by_layer_and_a_cache_change_nothing():
-    """With a cache, one process does not look for documents in the positions, so neither do several."""
-    compare(family("gpt2", scale_attn_by_inverse_layer_idx=True, use_cache=True), ["no", "packed"], 2, "zigzag")
+    model = family("gpt2", scale_attn_by_inverse_layer_idx=True, use_cache=True)
+    heed_positions(model)
+    compare(model, ["no", "packed"], 2, "zigzag")
 
 
 def test_activation_checkpointing_attends_over_the_group_again():

@@ -12,6 +12,7 @@ import torch
 from ironloom.errors import DataError
 
 _LABEL_NAMES = ("label", "label_ids")
+_POSITIONS = "position_ids"
 
 
 def default_collate(features: Sequence[Any]) -> Any:
@@ -80,6 +81,8 @@ class PadCollator:
 class ColumnFilter:
     """Leaves out what the model does not take before it collates; samples that are no mappings pass unchanged.
 
+    Positions that start again within a sample always stay: a model that does not take them would mix documents, which the trainer refuses.
+
     Args:
         collate: Makes the batch.
         names: The keys to keep. ``label`` and ``label_ids`` are kept in any case.
@@ -98,6 +101,8 @@ class ColumnFilter:
         if not isinstance(features[0], Mapping):
             return self._collate(features)
         names = self._names
+        if _POSITIONS not in names and any(_starts_again(sample.get(_POSITIONS)) for sample in features):
+            names = names | {_POSITIONS}
         kept = [sample if sample.keys() <= names else {name: sample[name] for name in sample if name in names} for sample in features]
         if not kept[0]:
             raise _nothing_left(features[0], self._names)
@@ -131,7 +136,7 @@ def keep_columns(dataset: Any, names: Collection[str]) -> Any:
     columns = dataset.column_names
     if columns is None:  # a stream that does not know its columns before it is read
         return dataset
-    kept = {*names, *_LABEL_NAMES}
+    kept = {*names, *_LABEL_NAMES, _POSITIONS}
     unused = [name for name in columns if name not in kept]
     if columns and len(unused) == len(columns):
         raise _nothing_left(columns, kept)
@@ -143,6 +148,11 @@ def _nothing_left(columns: Collection[str], names: Collection[str]) -> DataError
         f"none of the columns {', '.join(sorted(map(str, columns)))} is an input of the model "
         f"({', '.join(sorted(names))}): rename them, or set remove_unused_columns to false"
     )
+
+
+def _starts_again(positions: Any) -> bool:
+    """Whether positions of a sample do not go on by one everywhere."""
+    return positions is not None and bool((np.diff(np.asarray(positions)) != 1).any())
 
 
 def _collate_mappings(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -6,11 +6,14 @@ same batch is right for its models. Boundaries are never guessed from tokens.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ class Documents:
         """What ``attend`` gives for each document alone, put together; arguments and result as there, without a mask."""
         batch, length = queries.shape[:2]
         # Split, not sliced: then the gradient is put together once, instead of once for each document.
-        parts = (heads.flatten(0, 1).split(self.lengths) for heads in (queries, keys, values))
+        parts = (torch.split(heads.flatten(0, 1), list(self.lengths)) for heads in (queries, keys, values))
         mixed = [attend(*(part[None] for part in document), None, dropout, window)[0] for document in zip(*parts, strict=True)]
         together = torch.cat([heads.transpose(0, 1) for heads in mixed])
-        return together.unflatten(0, (batch, length)).transpose(1, 2)
+        return together.view(batch, length, *together.shape[1:]).transpose(1, 2)
 
 
 def find_documents(position_ids: Tensor, rows: int, as_mask: bool = False) -> Documents | Tensor | None:
@@ -64,3 +67,24 @@ def find_documents(position_ids: Tensor, rows: int, as_mask: bool = False) -> Do
 def number_documents(position_ids: Tensor) -> Tensor:
     """The number of the document of each token in its row, from 0: ``[B, S]`` like the positions."""
     return (position_ids.diff(prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=-1)
+
+
+def heed_positions(model: nn.Module) -> None:
+    """Have models of ``transformers`` look for documents in positions, whatever their configuration says of a cache.
+
+    With a cache they do not: positions may then be those of a text that goes on. A batch with positions and without mask gets no cache,
+    unless the caller asks for one.
+    """
+    library = sys.modules.get("transformers.modeling_utils")
+    if library is None:  # then this is none of its models, and a second of importing is saved
+        return
+    for module in model.modules():
+        # Inner ones too: adapters call some without their hooks.
+        takes_cache = isinstance(module, library.PreTrainedModel) and "use_cache" in inspect.signature(module.forward).parameters
+        if takes_cache and _without_cache not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_without_cache, with_kwargs=True)
+
+
+def _without_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    is_free = all(kwargs.get(name) is None for name in ("attention_mask", "past_key_values", "use_cache"))
+    return (args, kwargs | {"use_cache": False}) if is_free and kwargs.get("position_ids") is not None else None

@@ -84,9 +84,7 @@ class ContextParallel:
             ConfigError: If the objective's loss cannot be summed over parts.
         """
         is_own = isinstance(self.model, Decoder)
-        # A model of transformers that makes a cache does not look for documents in the positions.
-        separates = is_own or not self.model.config.use_cache  # type: ignore[union-attr]
-        part = split_batch(batch, self.layout, objective, sees_itself=is_own, separates_documents=separates)
+        part = split_batch(batch, self.layout, objective, sees_itself=is_own, separates_documents=True)
         length = part["position_ids"].shape[1] * self.layout.size
         if self.max_length is not None and length > self.max_length:
             raise DataError(

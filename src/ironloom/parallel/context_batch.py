@@ -74,7 +74,7 @@ def split_batch(
         objective: What the batch is for; None if it is not trained or evaluated on, and has no labels.
         sees_itself: Padding looks at itself, as in the built-in decoder; else, as in ``transformers``, at nothing.
         separates_documents: Where ``position_ids`` start again and there is no ``attention_mask``, a new document begins, and
-            no token sees another document. So do the built-in decoder and ``transformers``' models without a cache.
+            no token sees another document; see :mod:`ironloom.models.documents`.
 
     Returns:
         The same keys with S / size tokens, ``shift_labels`` for ``labels`` that were to be shifted, ``position_ids`` always, and a

@@ -19,11 +19,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ironloom.device import keep_freed_memory, random_key, seed_everything
+from ironloom.models.documents import heed_positions
 from ironloom.objectives import Objective, Reported, ReportingObjective, logits_of
 from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
 from ironloom.trainer.optimizer_state import hyperparameters
+from ironloom.trainer.packed import has_documents
 
 Batch = Mapping[str, Any]
 
@@ -111,6 +113,11 @@ class NativeEngine:
         #: Names of what the objective reports beside the loss.
         self.reports = objective.reports if isinstance(objective, ReportingObjective) else ()
         self._reported = [0.0] * len(self.reports)
+        heed_positions(model)
+        #: Whether it is known that documents of a row do not see each other; until then ``weight`` looks for such rows.
+        self.is_probed = False
+        #: Whether the micro-batches that were weighed last have rows of several documents, in any process.
+        self.meets_documents = False
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
@@ -126,6 +133,7 @@ class NativeEngine:
         weight = 0
         for batch in batches:
             weight += self._weight(batch)
+        self.meets_documents = not self.is_probed and any(map(has_documents, batches))
         return weight
 
     def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
@@ -259,6 +267,21 @@ class NativeEngine:
         with self._numerics():
             outputs = self._forward(**placed(batch, self.device))
         return EvalStep(0.0, 0, logits_of(outputs))
+
+    def logits(self, batch: Batch) -> torch.Tensor | None:
+        """Logits of a batch, with gradients where these are on; for weights that this process has as a whole."""
+        with self._numerics():
+            return logits_of(self.objective(self._forward, placed(batch, self.device), 1)[1])
+
+    @property
+    def shows_logits(self) -> bool:
+        """Whether ``evaluate`` has logits to give, and changes nothing."""
+        return True
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the model, or a part of it, is compiled."""
+        return self._forward is not self.model or any(module._compiled_call_impl is not None for module in self.model.modules())
 
     def _weight(self, batch: Batch) -> int:
         """Targets of a batch; what is no batch is named."""

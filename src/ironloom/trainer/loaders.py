@@ -66,7 +66,7 @@ def used_columns(model: nn.Module, args: TrainingArguments) -> list[str] | None:
     """Columns that a batch may have, or None for all: the parameters of the model's forward and labels."""
     if not args.remove_unused_columns:
         return None
-    forward = inspect.signature(_innermost(model).forward).parameters
+    forward = inspect.signature(innermost(model).forward).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
     named = [name for name, parameter in forward.items() if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
     if not named or (open_ended and getattr(model, "config", None) is None):
@@ -74,7 +74,7 @@ def used_columns(model: nn.Module, args: TrainingArguments) -> list[str] | None:
     return [*named, *LABEL_COLUMNS, *(args.label_names or ())]
 
 
-def _innermost(model: nn.Module) -> nn.Module:
+def innermost(model: nn.Module) -> nn.Module:
     """The model inside an adapter: its forward is the one that names the columns."""
     get_base_model = getattr(model, "get_base_model", None)
     return get_base_model() if callable(get_base_model) else model

@@ -22,6 +22,7 @@ from ironloom.errors import DataError, Interrupted, IronloomError, NonFiniteErro
 from ironloom.objectives.base import batch_size
 from ironloom.trainer.engine import Batch, NativeEngine
 from ironloom.trainer.plan import StepPlan
+from ironloom.trainer.probe import probe
 from ironloom.trainer.progress import Progress
 from ironloom.trainer.signals import StopSignals
 
@@ -123,6 +124,8 @@ class TrainLoop:
         self._phase("forward")
         trainer.emit("on_step_begin")
         weight = engine.weight(window)
+        if engine.meets_documents:
+            probe(engine, window, self.team, trainer.warn)
         key = ("step", self.args.seed, state.global_step)
         loss_sum = engine.forward_backward(window, weight, key, self._substep)
         weight = engine.counted(weight)

@@ -32,7 +32,9 @@ class TeamEngine(NativeEngine):
 
     def weight(self, batches: Sequence[Batch | None]) -> int:
         """Targets of the micro-batches of all processes."""
-        (total,) = self.team.sum([super().weight([batch for batch in batches if batch is not None])])
+        weight = super().weight([batch for batch in batches if batch is not None])
+        total, meets = self.team.sum([weight, self.meets_documents])
+        self.meets_documents = meets > 0
         return int(total)
 
     def is_finite(self) -> bool:

@@ -171,6 +171,11 @@ class StepEngine(NativeEngine):
         self.has_validation_loss = True
         return EvalStep(float(result.loss_sum), result.weight, None)
 
+    @property
+    def shows_logits(self) -> bool:
+        """What a step does with its logits is its own."""
+        return False
+
     def _validation_step(self, batch: Any, number: int) -> Any:
         self.trainer.pre_validation_step(batch, number)
         try:
