@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent
 TEMPLATES = sorted((ROOT / "examples").rglob("templates/configs/*.yaml"))
 LIBRARY = sorted((presets.LIBRARY / "model").glob("*.yaml"))
-DATA_PRESETS = sorted(path for path in (presets.LIBRARY / "data").glob("*.yaml") if "sft" not in path.stem and "dpo" not in path.stem)
+DATA_PRESETS = sorted((presets.LIBRARY / "data").glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ CASES = {
             f"data/{path.name}",
             functools.partial(in_groups, group="data"),
             5,
-            f"data: {path.stem}\nmodel: gpt2-small\n",
+            f"data: {path.stem}\nmodel: {{preset: gpt2-small, max_seq_len: 2048}}\n",
             least=40,
         )
         for path in DATA_PRESETS
@@ -107,9 +107,7 @@ def at(problem):
 
 
 def test_there_is_a_case_for_every_shipped_configuration():
-    refused = {"sft_example.yaml", "multi_sft_example.yaml", "dpo_example.yaml"}  # they are for fine-tuning, and wrong until it is there
-    nearly_empty = {"accel_trainer.yaml", "pipeline_trainer.yaml", "base.yaml"}  # they only name another trainer or project
-    without = refused | nearly_empty
+    without = {"accel_trainer.yaml", "pipeline_trainer.yaml", "base.yaml"}  # they only name another trainer or project
     shipped = {*CONFIGURATIONS, *LIBRARY, *presets.LIBRARY.glob("data/*.yaml")}
     assert {path.name for path in shipped - {case.source for case in CASES.values()}} == without
     assert len(CASES) == len(shipped) - len(without) + 1

@@ -63,6 +63,7 @@ BLOCKS = {
     "docs/scale.md": {"bash": 1},
     "docs/optimizers.md": {"yaml": 2, "bash": 1, "console": 1, "python": 1, "text": 1},
     "docs/generate.md": {"python": 3, "bash": 3, "console": 1},
+    "docs/mixtures.md": {"yaml": 1, "console": 1, "python": 1, "text": 1},
     "docs/models.md": {"python": 2, "bash": 1, "console": 2, "yaml": 2},
     "docs/exactness.md": {"python": 2, "text": 2},
     "docs/preferences.md": {"yaml": 1, "console": 1, "python": 1},

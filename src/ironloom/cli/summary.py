@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from ironloom.data.mixture import Mixture
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.models.decoder import Decoder
 from ironloom.models.generate import generate
@@ -52,6 +53,7 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
         ("tokens", f"{state.num_input_tokens_seen:,}"),
         ("training loss", f"{output.training_loss:.4f} (mean over the run)"),
     ]
+    found += _sources(trainer)
     losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
     if losses:
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
@@ -72,19 +74,36 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     return found
 
 
+def _sources(trainer: Trainer) -> list[tuple[str, str]]:
+    """What each source of a mixture has given, as the last record of training says."""
+    if not isinstance(trainer.train_dataset, Mixture):
+        return []
+    record = next((record for record in reversed(trainer.state.log_history) if "learning_rate" in record), {})
+    tokens = {name: record.get(f"tokens_{name}") for name in trainer.train_dataset.sources}
+    total = sum(number or 0 for number in tokens.values())
+    found = []
+    for name, number in tokens.items():
+        text = f"{record.get(f'samples_{name}', 0):,} samples"
+        found.append((name, text if number is None else f"{text}, {number:,} tokens ({number / max(1, total):.1%})"))
+    return found
+
+
 def samples(trainer: Trainer, count: int = 3) -> list[str]:
     """Held-out beginnings and how the model goes on, one line each; none of a model that no process has the whole of."""
     degrees = trainer.team.place.degrees
     if degrees.product != degrees.dp_replicate:
         return []
-    tokenizer = trainer.processing_class
-    _, dataset = named(trainer.eval_dataset or trainer.train_dataset)[0]
+    tokenizer, held_out = trainer.processing_class, trainer.eval_dataset or trainer.train_dataset
+    sets = [data for _, data in named(held_out)]
     model = trainer.unwrapped_model()
     if not isinstance(tokenizer, Tokenizer) or not (isinstance(model, Decoder) or callable(getattr(model, "generate", None))):
         return []
     lines = []
-    for index in range(min(count, len(dataset))):
-        prompt = _beginning(dataset[index]).to(trainer.device)
+    for index in range(count):
+        dataset, place = sets[index % len(sets)], index // len(sets)
+        if place >= len(dataset):
+            continue
+        prompt = _beginning(dataset[place]).to(trainer.device)
         written = generate(model, prompt[None], max_new_tokens=NEW_TOKENS, temperature=0.8, seed=index)
         begun, whole = (tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in (prompt, written[0]))
         lines.append(f"{one_line(begun)} | {one_line(whole[len(begun) :])}")

@@ -5,6 +5,7 @@ from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, ke
 from ironloom.data.corpus import fingerprint, read_documents
 from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader, make_loader
+from ironloom.data.mixture import Mixture
 from ironloom.data.order import Permutation
 from ironloom.data.packed import PackedRows
 from ironloom.data.plan import steps_of_epochs
@@ -23,6 +24,7 @@ __all__ = [
     "Documents",
     "IterableLoader",
     "Loader",
+    "Mixture",
     "PackedRows",
     "PadCollator",
     "Permutation",

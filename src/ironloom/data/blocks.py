@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,15 @@ class TokenBlocks:
     def __len__(self) -> int:
         """Number of blocks."""
         return (len(self._tokens) - 1) // self.seq_length
+
+    @property
+    def mean_length(self) -> Fraction:
+        """Input tokens of a sample."""
+        return Fraction(self.seq_length)
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Input tokens of the samples at ``indices``: all are equally long."""
+        return np.full(len(indices), self.seq_length, dtype=np.int64)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One block: ``input_ids`` and ``shift_labels``, int64 of shape (seq_length,).

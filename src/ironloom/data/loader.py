@@ -10,6 +10,8 @@ from torch.utils.data import IterableDataset
 
 from ironloom.data.blocks import TokenBlocks
 from ironloom.data.fetch import BatchReader, Collate, MapDataset
+from ironloom.data.mixture import Mixture, SourceCounter
+from ironloom.data.order import Ordered
 from ironloom.data.packed import PackedRows
 from ironloom.data.plan import BatchPlan
 from ironloom.data.rows import TrainedRows
@@ -18,7 +20,7 @@ from ironloom.errors import ConfigError, DataError, Problem
 
 
 class Loader:
-    """Batches of a map-style dataset, in an order that is a function of seed and epoch.
+    """Batches of a map-style dataset, in an order that is a function of seed and epoch: its own if it has one (``order.Ordered``).
 
     Order, samples and the randomness inside them depend neither on the number of workers nor on where
     the iteration starts. :class:`ironloom.data.plan.BatchPlan` says which samples make which batch,
@@ -41,6 +43,9 @@ class Loader:
         persistent_workers: Whether workers live on from one epoch to the next.
         pin_memory: Whether batches are moved to page-locked memory. Without an accelerator there is none to copy to,
             and batches stay where they are.
+
+    Attributes:
+        sources: Counts what a mixture has given; None for other data.
 
     Raises:
         ConfigError: For sizes out of range and for settings of workers where there are none.
@@ -67,7 +72,11 @@ class Loader:
         self.batch_size = batch_size
         self.global_batch_size = batch_size * size
         self.num_samples = len(dataset)
-        self._plan = BatchPlan(self.num_samples, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, size=size)
+        order = dataset.order_of_samples(seed, shuffle) if isinstance(dataset, Ordered) else None
+        self._plan = BatchPlan(
+            self.num_samples, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, size=size, order=order
+        )
+        self.sources = SourceCounter(dataset, self._plan.order) if isinstance(dataset, Mixture) else None
         pinned = pin_memory and torch.accelerator.is_available()
         self._pin: Callable[[Any], Any] | None = pin if pinned else None
         self._reader = BatchReader(dataset, collate, seed)
@@ -141,13 +150,20 @@ def make_loader(dataset: Any, *, shuffle: bool = True, **options: Any) -> Any:
     if isinstance(dataset, Mapping):
         names = ", ".join(map(repr, dataset))
         raise ConfigError(f"a dataset was expected, found a mapping with {names}: choose one of them")
-    if isinstance(dataset, TokenBlocks | TrainedRows | PackedRows):
+    if _is_stored(dataset):
         options.update(num_workers=0, prefetch_factor=None, persistent_workers=False)
     if isinstance(dataset, MapDataset) and not isinstance(dataset, IterableDataset):
         return Loader(dataset, shuffle=shuffle, **options)
     if isinstance(dataset, Iterable):
         return IterableLoader(dataset, **options)
     raise ConfigError(f"a dataset needs __len__ and __getitem__, or __iter__; {type(dataset).__name__} has neither of the two")
+
+
+def _is_stored(dataset: Any) -> bool:
+    """Whether samples come out of token stores."""
+    if isinstance(dataset, Mixture):
+        return all(_is_stored(part) for part in dataset.sources.values())
+    return isinstance(dataset, TokenBlocks | TrainedRows | PackedRows)
 
 
 def check_sizes(batch_size: int, rank: int, size: int, num_workers: int, prefetch_factor: int | None, persistent_workers: bool) -> None:

@@ -7,7 +7,7 @@ Any position is reached at the same small cost, so a run resumes at a position, 
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,50 @@ _MIX_B = np.uint64(0x94D049BB133111EB)
 _SHIFT_A = np.uint64(30)
 _SHIFT_B = np.uint64(27)
 _SHIFT_C = np.uint64(31)
+
+
+class Order(Protocol):
+    """Position in an epoch -> index of a sample, for every epoch."""
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64], /) -> NDArray[np.int64]:
+        """The indices at ``positions`` of an epoch, in their shape."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A dataset that says in which order it is read."""
+
+    def order_of_samples(self, seed: int, shuffle: bool) -> Order:
+        """The order under a seed.
+
+        Args:
+            seed: Names it.
+            shuffle: Whether samples come in random order; else in their own.
+        """
+
+
+class EpochOrder:
+    """The order of a dataset that has none of its own: a permutation for each epoch, or positions as they are.
+
+    Args:
+        num_samples: Samples in the dataset.
+        seed: Names the order, together with the epoch.
+        shuffle: Whether positions are permuted; else position and index are equal.
+    """
+
+    def __init__(self, num_samples: int, seed: int, shuffle: bool):
+        self._num_samples, self._seed, self._shuffle = num_samples, seed, shuffle
+        self._epoch = -1
+        self._permutation: Permutation | None = None
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The indices at ``positions`` of an epoch, in their shape."""
+        if not self._shuffle or not positions.size:
+            return positions
+        if self._permutation is None or epoch != self._epoch:
+            self._permutation = Permutation(self._num_samples, random_key("order", self._seed, epoch))
+            self._epoch = epoch
+        return self._permutation(positions)
 
 
 class Permutation:

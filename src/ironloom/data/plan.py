@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ironloom.data.order import Permutation
-from ironloom.device import random_key
+from ironloom.data.order import EpochOrder, Order
 
 _CHUNK = 8192  # positions that are permuted in one go, to spread the cost of a NumPy call
 
@@ -30,7 +29,7 @@ class Request(NamedTuple):
 
 
 class BatchPlan:
-    """Cuts each epoch's permutation into global batches and these into the shares of the ranks.
+    """Cuts the order of each epoch into global batches and these into the shares of the ranks.
 
     Global batch ``i`` covers the positions ``[i * B * size, (i + 1) * B * size)``, of which rank ``r`` takes the
     ``r``-th slice of ``B``: another ``size`` and ``B`` with the same product gives the same samples per global
@@ -45,13 +44,24 @@ class BatchPlan:
         drop_last: Whether an incomplete last global batch is left out.
         rank: This rank among those that read different samples.
         size: Their number.
+        order: The order of a dataset that has its own, see ``order.Ordered``; None: ``seed`` and ``shuffle`` make it.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool, rank: int, size: int):
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        rank: int,
+        size: int,
+        order: Order | None = None,
+    ):
         self.num_samples = num_samples
+        self.order = order or EpochOrder(num_samples, seed, shuffle)
         self._batch_size = batch_size
-        self._seed = seed
-        self._shuffle = shuffle
         self._rank = rank
         self._size = size
         self._global_size = batch_size * size
@@ -66,25 +76,23 @@ class BatchPlan:
         """The batches ``start``, ``start + 1`` ... of an epoch; what lies before costs nothing."""
         if start >= len(self):
             return
-        order = Permutation(self.num_samples, random_key("order", self._seed, epoch)) if self._shuffle else None
         in_batch = self._rank * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
         chunk = max(1, _CHUNK // self._batch_size)
         for first in range(start, self._num_full, chunk):
             numbers = np.arange(first, min(first + chunk, self._num_full), dtype=np.int64)
             positions = numbers[:, None] * self._global_size + in_batch
-            indices = positions if order is None else order(positions)
+            indices = self.order(epoch, positions)
             for number, position, row in zip(numbers.tolist(), positions[:, 0].tolist(), indices.tolist(), strict=True):
                 yield Request(epoch, number, position, row)
         if self._remainder:
-            yield self._last_request(epoch, order)
+            yield self._last_request(epoch)
 
-    def _last_request(self, epoch: int, order: Permutation | None) -> Request:
+    def _last_request(self, epoch: int) -> Request:
         base = self._num_full * self._global_size
         low = base + self._remainder * self._rank // self._size
         high = base + self._remainder * (self._rank + 1) // self._size
         positions = np.arange(low, high, dtype=np.int64)
-        indices = positions if order is None else order(positions)
-        return Request(epoch, self._num_full, low, indices.tolist())
+        return Request(epoch, self._num_full, low, self.order(epoch, positions).tolist())
 
 
 def steps_of_epochs(dataset: Sized, samples_per_step: int, epochs: float) -> int:

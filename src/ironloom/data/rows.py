@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,18 @@ class TrainedRows:
     def __len__(self) -> int:
         """Number of rows."""
         return self._range[1] - self._range[0]
+
+    @property
+    def mean_length(self) -> Fraction:
+        """Input tokens of a sample, on average: the last token of a row is only a label."""
+        start, stop = self._range
+        return Fraction(int(self._offsets[stop] - self._offsets[start]) - (stop - start), max(1, len(self)))
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Input tokens of the samples at ``indices``."""
+        rows = self._range[0] + indices
+        lengths: NDArray[np.int64] = self._offsets[rows + 1] - self._offsets[rows] - 1
+        return lengths
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One row of n tokens: ``input_ids`` and ``shift_labels``, int64 of shape (n - 1,)."""

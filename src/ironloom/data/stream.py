@@ -46,6 +46,7 @@ class IterableLoader:
     """
 
     num_samples = None
+    sources = None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ironloom.data.blocks import split_ranges
 from ironloom.data.entries import Datasets, entry_problems
+from ironloom.data.mixture import Mixture
 from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import PackingPlan
 from ironloom.data.preparation import build_store
@@ -19,7 +20,7 @@ from ironloom.data.tokenizer import Tokenizer
 from ironloom.data.tokenizer_cache import made_tokenizer
 from ironloom.data.tokenizer_types import check_tokenizer_type
 from ironloom.errors import ConfigError, DataError, Problem
-from ironloom.settings.parts import label_problems, parts_of
+from ironloom.settings.parts import label_problems, parts_of, ratio_problems, ratios_of
 
 TRAINING, EVALUATION, TEST = PURPOSES = ("training", "evaluation", "test")
 
@@ -58,8 +59,8 @@ class TaskData(abc.ABC, Generic[Rows]):
     :attr:`eval` or :attr:`test`, tokenizes what is not in the cache yet.
 
     Args:
-        train_datasets: What to train on, one after the other: each a source (see ``corpus.read_documents``) or a mapping
-            with the keys of ``DatasetEntry``.
+        train_datasets: What to train on: each a source (see ``corpus.read_documents``) or a mapping with the keys of
+            ``DatasetEntry``. One after the other, or mixed if one has a ``ratio``, see ``mixture.Mixture``.
         eval_datasets: What to evaluate on, each of several by itself; None for a part of the training data.
         test_datasets: The same for the test.
         tokenizer_type: See ``tokenizer.make_tokenizer``, as for the next two.
@@ -101,7 +102,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         lists = {"train_datasets": train_datasets, "eval_datasets": eval_datasets, "test_datasets": test_datasets}
         problems = [problem for path, datasets in lists.items() for problem in entry_problems(path, datasets)]
         if not problems:
-            problems += label_problems(lists)
+            problems += [*label_problems(lists), *ratio_problems(lists)]
         problems += split_problems(splits)
         problems += count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples, num_workers=num_workers)
         if not train_datasets:
@@ -117,6 +118,7 @@ class TaskData(abc.ABC, Generic[Rows]):
             for purpose, (path, datasets) in zip(PURPOSES, lists.items(), strict=True)
             if datasets
         }
+        self._ratios = ratios_of(train_datasets)
         self._tokenizer_of = tokenizer_type, vocab_name_or_path, vocab_size
         self._splits = tuple(splits)
         self._samples = {TRAINING: None, EVALUATION: eval_samples, TEST: test_samples}
@@ -158,8 +160,8 @@ class TaskData(abc.ABC, Generic[Rows]):
         return self._ready().tokenizer
 
     @property
-    def train(self) -> Rows:
-        """The training data."""
+    def train(self) -> Rows | Mixture:
+        """The training data: a mixture if a dataset has a ratio."""
         return self._ready().train
 
     @property
@@ -226,12 +228,11 @@ class TaskData(abc.ABC, Generic[Rows]):
         assert self._prepared is not None
         return self._prepared
 
-    def _train(self, stores: dict[str, dict[str, TokenStore]]) -> Rows:
-        """The training data of all sources."""
+    def _train(self, stores: dict[str, dict[str, TokenStore]]) -> Rows | Mixture:
+        """The training data of all sources: one after the other, or mixed by their ratios."""
         found = self._split(TRAINING, stores)
         assert found is not None, "a share of zero is refused"
-        (rows,) = found.values()
-        return rows
+        return found[""] if "" in found else Mixture(found, self._ratios)
 
     def _held_out(self, purpose: str) -> Rows | dict[str, Rows] | None:
         found = self._split(purpose, self._ready().stores)
@@ -263,7 +264,7 @@ class TaskData(abc.ABC, Generic[Rows]):
 class _Prepared(Generic[Rows]):
     tokenizer: Tokenizer
     stores: dict[str, dict[str, TokenStore]]
-    train: Rows
+    train: Rows | Mixture
 
 
 def _shown(purpose: str, label: str) -> str:

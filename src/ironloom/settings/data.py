@@ -15,7 +15,7 @@ from pydantic import FiniteFloat
 from ironloom.errors import ConfigError, Problem
 from ironloom.settings.base import Settings, setting
 from ironloom.settings.model import Tokenizer
-from ironloom.settings.parts import label_problems
+from ironloom.settings.parts import label_problems, ratio_problems
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[FiniteFloat, Ge(0), Le(1)]
@@ -44,7 +44,9 @@ class DatasetEntry(Settings):
     dataset_path: str | None = setting(None, "A file, a folder, a Hugging Face id, or a built-in corpus.")
     source: str | None = setting(None, "The same under its other name.")
     task_type: Task | None = setting(None, "What it trains; null: what the run trains.")
-    ratio: Annotated[FiniteFloat, Gt(0)] | None = setting(None, "Weight in a mixture.", planned="it comes with mixtures")
+    ratio: Annotated[FiniteFloat, Gt(0)] | None = setting(
+        None, "train_datasets: share of the tokens, against the other datasets (1.0 where null); null in all: each once an epoch."
+    )
     split: str = setting("train", "Split of a Hugging Face dataset.")
     subset: str | None = setting(None, "Configuration of a Hugging Face dataset.")
     text_column: str = setting("text", "Column or field that holds the text.")
@@ -109,7 +111,7 @@ class DataGroup(Settings):
             yield Problem("the share of training data is 0", path="splits")
         lists = {key: getattr(self, key) for key in LISTS}
         found = list(entries_problems(lists))
-        yield from found or label_problems(lists)
+        yield from found or [*label_problems(lists), *ratio_problems(lists)]
         yield from _other_tasks(lists, self.task)
 
     @property
@@ -163,11 +165,6 @@ def _packing_problems(settings: DataGroup) -> Iterable[Problem]:
         yield Problem(message, path="pad_to_max_length", hint="leave the key out")
 
 
-def _is_planned(name: str) -> bool:
-    """Whether a key of an entry is refused in any case."""
-    return any(field.name == name and field.metadata["planned"] for field in fields(DatasetEntry))
-
-
 def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
     """Entries that are for another task than the run, or say what only another task reads."""
     for key, entries in lists.items():
@@ -177,9 +174,6 @@ def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
             path = f"{key}.{index}"
             if entry.get("task_type") not in (None, task):
                 yield Problem(f"{entry['task_type']!r} in a run that trains {task!r}", f"{path}.task_type", hint="one run has one task")
-            if task in ("sft", "dpo") and entry.get("ratio") is not None and not _is_planned("ratio"):
-                what = "conversations" if task == "sft" else "preferences"
-                yield Problem(f"is not available yet for {what}: they are read one after the other", f"{path}.ratio")
             for name in sorted({name for names in _ENTRY_KEYS.values() for name in names} - {*_ENTRY_KEYS[task]}):
                 if name in entry:
                     yield Problem(f"has no effect on {task}", f"{path}.{name}", hint="leave the key out, or set task_type")

@@ -24,11 +24,24 @@ def parts_of(key: str, datasets: Sequence[Any]) -> list[tuple[str, list[Any]]]:
         key: Of ``LISTS``.
         datasets: Entries that have no problems.
     """
+    is_one = len(datasets) == 1
     if key == "train_datasets":
-        is_one = not any(isinstance(entry, Mapping) and entry.get("ratio") is not None for entry in datasets)
-    else:
-        is_one = len(datasets) == 1
+        is_one |= not any(isinstance(entry, Mapping) and entry.get("ratio") is not None for entry in datasets)
     return [("", list(datasets))] if is_one else [(label_of(entry), [entry]) for entry in datasets]
+
+
+def ratios_of(datasets: Sequence[Any]) -> dict[str, float]:
+    """How much of each dataset is wanted, by label; 1.0 where none is said."""
+    ratios = {label_of(entry): entry.get("ratio") if isinstance(entry, Mapping) else None for entry in datasets}
+    return {label: 1.0 if ratio is None else float(ratio) for label, ratio in ratios.items()}
+
+
+def ratio_problems(lists: Mapping[str, Any]) -> Iterator[Problem]:
+    """Ratios of what is not trained on; lists by key, of entries that have no problems."""
+    for key, datasets in lists.items():
+        for index, entry in enumerate(datasets if isinstance(datasets, list | tuple) and key != "train_datasets" else ()):
+            if isinstance(entry, Mapping) and entry.get("ratio") is not None:
+                yield Problem("has no effect: each set is evaluated by itself", f"{key}.{index}.ratio", hint="leave the key out")
 
 
 def label_of(entry: Any) -> str:

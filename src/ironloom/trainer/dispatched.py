@@ -26,6 +26,7 @@ class DispatchedLoader:
         self.batch_size: int = loaders[0].batch_size
         self.global_batch_size: int = loaders[0].global_batch_size
         self.num_samples: int | None = loaders[0].num_samples
+        self.sources = loaders[0].sources
 
     def __len__(self) -> int:
         """Batches per epoch, the same in every process."""

@@ -16,7 +16,7 @@ from ironloom.settings.dream.device import DeviceParameters
 from ironloom.settings.pipeline import PipelineTrainingArguments, pipeline_arguments
 from ironloom.trainer.base_trainer import BaseTrainer, check_not_empty
 from ironloom.trainer.engine import NativeEngine, placed
-from ironloom.trainer.evaluation import evaluate, first_losses, joined
+from ironloom.trainer.evaluation import Evaluation, evaluate, first_losses, joined
 from ironloom.trainer.loaders import build_loader
 from ironloom.trainer.parallel_engine import make_engine
 from ironloom.trainer.types import EvalPrediction, PredictionOutput
@@ -54,6 +54,7 @@ class EvaluatingTrainer(BaseTrainer):
         if device_parameters is not None and not device_parameters.error_if_nonfinite:
             self.args.nonfinite_policy = "skip"
         self._engine: NativeEngine | None = None
+        self._all_sets = Evaluation()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval", **kwargs: Any
@@ -67,7 +68,9 @@ class EvaluatingTrainer(BaseTrainer):
             **kwargs: None are known; taken so that a misspelt one is named.
 
         Returns:
-            ``eval_loss`` (mean over all targets), runtime, throughput and ``compute_metrics``' results.
+            ``eval_loss`` (mean over all targets), runtime, throughput and ``compute_metrics``' results. Of several sets, for each
+            of them ``eval_NAME_loss`` and the others, and for all of them together ``eval_loss``, over all their targets,
+            runtime and throughput.
 
         Raises:
             ConfigError: If there is no data to evaluate on.
@@ -84,12 +87,16 @@ class EvaluatingTrainer(BaseTrainer):
         if dataset is None:
             raise ConfigError("evaluate() needs an eval_dataset")
         metrics: dict[str, float] = {}
+        self._all_sets = Evaluation()
         for name, part in named(dataset):
             part_prefix = f"{prefix}_{name}" if name else prefix
             result = self._run_evaluation(part, part_prefix, stop, self.compute_metrics is not None)
             if result is None:
                 return None
             metrics.update(result.metrics or {})
+        parts = [f"{prefix}_{name}" for name in dataset] if isinstance(dataset, dict) else []
+        if parts and all(f"{part}_loss" in metrics for part in parts):
+            metrics = {**self._all_sets.metrics(prefix), **metrics}
         self.log(metrics)
         self.emit("on_evaluate", metrics=metrics)
         return metrics
@@ -113,6 +120,7 @@ class EvaluatingTrainer(BaseTrainer):
         )
         if result is None:
             return None
+        self._all_sets.absorb(result)
         metrics = result.metrics(prefix)
         if not (need_labels or result.weight):
             del metrics[f"{prefix}_loss"]

@@ -67,6 +67,15 @@ class Evaluation:
             self.predictions = _in_order([predictions for predictions, _ in parts])
             self.labels = _in_order([labels for _, labels in parts])
 
+    def absorb(self, other: Evaluation) -> None:
+        """Make the sums those of both data sets; what is kept of the other stays there."""
+        self.loss_sum += other.loss_sum
+        self.weight += other.weight
+        self.samples += other.samples
+        self.batches += other.batches
+        self.seconds += other.seconds
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in other.sums.items()}
+
     @property
     def loss(self) -> float:
         """Mean loss over all targets; not a number if every target is masked."""

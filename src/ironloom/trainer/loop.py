@@ -91,6 +91,7 @@ class TrainLoop:
     def _end_epoch(self, finished: bool) -> None:
         self.progress.epoch_open = False
         if finished:
+            self.progress.count_sources(self.loader.sources)
             self.progress.next_epoch()
             self.trainer.state.epoch = float(self.progress.epoch)
         # As in transformers the event also fires when training stops within the epoch.
@@ -269,6 +270,8 @@ class TrainLoop:
         reported, loss = self.progress.take_reported(), self.progress.take_window()
         if loss is not None:
             logs |= {"loss": loss, **reported}
+        self.progress.count_sources(self.loader.sources)
+        logs |= self.progress.sources()
         logs |= self._norms("log")
         logs["learning_rate"] = self.learning_rate
         if self.progress.skipped_steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ironloom.data.mixture import Mixture
 from ironloom.data.preferences import collate_pairs
 from ironloom.errors import ConfigError
 from ironloom.objectives.dpo import DPO, PreferenceLoss
@@ -60,8 +61,10 @@ class PreferenceTrainer(Trainer):
     def _loader(self, dataset: Any, training: bool) -> Any:
         return super()._loader(self._with_reference(dataset), training)
 
-    def _with_reference(self, dataset: Any) -> Referenced:
+    def _with_reference(self, dataset: Any) -> Referenced | Mixture:
         """The pairs with their reference, which all data of the trainer get when the first are asked for."""
+        if isinstance(dataset, Mixture):
+            return dataset.replaced(self._with_reference)
         wanted = content_of(dataset)
         if wanted not in self._references:
             self._check_degrees()
@@ -73,11 +76,15 @@ class PreferenceTrainer(Trainer):
                     "give them as test_dataset (or eval_dataset) when the trainer is made"
                 )
             self._start = start
-            others = [] if self.eval_dataset is None else [part for _, part in named(self.eval_dataset)]
-            for each in (dataset, self.train_dataset, *others, self.test_dataset):
-                if each is not None and content_of(each) not in self._references:
+            for each in (dataset, *self._all_pairs()):
+                if content_of(each) not in self._references:
                     self._references[content_of(each)] = self._reference(engine, each, start)
         return Referenced(dataset, self._references[wanted])
+
+    def _all_pairs(self) -> list[Any]:
+        """The data of the trainer, of a mixture its sources."""
+        given = [part for data in (self.train_dataset, self.eval_dataset, self.test_dataset) if data is not None for _, part in named(data)]
+        return [part for data in given for part in (data.sources.values() if isinstance(data, Mixture) else [data])]
 
     def _reference(self, engine: Any, pairs: Any, start: str) -> Any:
         assert self.data_collator is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ironloom.checkpoint.lock import RunLock
 from ironloom.checkpoint.manifest import FileEntry
+from ironloom.data.mixture import Mixture
 from ironloom.device import hold_deterministic, peak_memory
 from ironloom.errors import ConfigError, Interrupted
 from ironloom.settings.dream.device import DeviceParameters
@@ -26,6 +28,8 @@ from ironloom.trainer.progress import Progress
 from ironloom.trainer.signals import StopSignals
 from ironloom.trainer.snapshot import Snapshot, check_storable, read_weights
 from ironloom.trainer.types import EvalPrediction, TrainOutput
+
+logger = logging.getLogger("ironloom")
 
 
 class Trainer(EvaluatingTrainer):
@@ -131,6 +135,8 @@ class Trainer(EvaluatingTrainer):
         self._new_state(plan)
         engine = self._prepared_engine(self.train_dataloader)
         self._create_optimizer_and_scheduler(engine, plan)
+        if isinstance(self.train_dataset, Mixture) and self.team.is_first:
+            logger.info("training data: %s", self.train_dataset.described())
         if not self._resume(plan) and self.args.eval_on_start:
             self.control.should_evaluate = True
         if self.eval_dataset is not None:
@@ -172,6 +178,8 @@ class Trainer(EvaluatingTrainer):
         fresh.train_batch_size = args.train_batch_size
         self.state, self.control, self._progress = fresh, type(self.control)(), Progress()
         self._progress.num_samples = self.train_dataloader.num_samples
+        if isinstance(self.train_dataset, Mixture):
+            self._progress.mixture = self.train_dataset.proportions
         self._tell_place()
 
     def _create_optimizer_and_scheduler(self, engine: NativeEngine, plan: StepPlan) -> None:
@@ -237,10 +245,16 @@ class Trainer(EvaluatingTrainer):
         path = self.team.on_first(find)
         if path is None:
             return False
-        samples_here = self._progress.num_samples
+        samples_here, mixture_here = self._progress.num_samples, self._progress.mixture
         self._snapshot().read(Path(path), self.warn, self.team.peers)
         samples_there, self._progress.num_samples = self._progress.num_samples, samples_here
-        if samples_here != samples_there:
+        mixture_there, self._progress.mixture = self._progress.mixture, mixture_here
+        if mixture_here != mixture_there:
+            self.warn(
+                f"the training data is mixed in another way ({mixture_here or 'not at all'}) than when {path} was saved "
+                f"({mixture_there or 'not at all'}): it goes on in the new one, in which some samples come again before all have come"
+            )
+        elif samples_here != samples_there:
             self.warn(
                 f"the training data has {samples_here} samples, it had {samples_there} when {path} was saved: "
                 "the order of the rest of this epoch is another one, and some samples come twice or not at all"

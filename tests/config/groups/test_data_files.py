@@ -92,10 +92,7 @@ WORKS = {
 }
 REFUSED = {"cache_dir": "downloads", "preprocessing": {"lower": True}}
 ENTRY_WORKS = {"split": "test", "subset": "main", "text_column": "body", "max_samples": 5, "dataset_path": "b.txt", "source": "b.txt"}
-ENTRY_REFUSED = {
-    "ratio": 0.5,
-    "output_path": "o",
-}
+ENTRY_REFUSED = {"output_path": "o"}
 
 
 ENTRY_CONVERSATIONS = {"messages_column": "m", "chat_template": "plain"}
@@ -104,7 +101,15 @@ ENTRY_PREFERENCES = {"chosen_column": "c", "rejected_column": "r"}
 
 def test_these_lists_cover_every_key():
     assert {*WORKS, *REFUSED} == set(field_names(DataFile))
-    assert {*ENTRY_WORKS, *ENTRY_REFUSED, *ENTRY_CONVERSATIONS, *ENTRY_PREFERENCES, "name", "task_type"} == set(field_names(DatasetEntry))
+    assert {
+        *ENTRY_WORKS,
+        *ENTRY_REFUSED,
+        *ENTRY_CONVERSATIONS,
+        *ENTRY_PREFERENCES,
+        "name",
+        "ratio",
+        "task_type",
+    } == set(field_names(DatasetEntry))
 
 
 @pytest.mark.parametrize("key", WORKS)
@@ -152,9 +157,24 @@ def test_every_key_of_conversations_belongs_to_their_task(with_file, key):
     _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, text_column: body}]\n")
     (problem,) = problems(path)
     assert "data.train_datasets.0.text_column: has no effect on sft" in problem
-    _, path = with_file("task_type: sft\ntrain_datasets: [{dataset_path: a.jsonl, ratio: 0.5}]\n")
+
+
+@pytest.mark.parametrize("task", ["pretrain", "sft", "dpo"])
+def test_a_ratio_is_one_of_training_data(with_file, task):
+    pair = "[{dataset_path: a.jsonl, ratio: 0.5}, b.jsonl]"
+    _, path = with_file(f"task_type: {task}\ntrain_datasets: {pair}\n")
+    assert config.check(config.load(path)) == []
+    for key in ("eval_datasets", "test_datasets"):
+        file, path = with_file(f"task_type: {task}\ntrain_datasets: [a.jsonl]\n{key}: {pair}\n")
+        (problem,) = problems(path)
+        assert problem == f"{file}:3:48: data.{key}.0.ratio: has no effect: each set is evaluated by itself (leave the key out)"
+    _, path = with_file(f"task_type: {task}\ntrain_datasets: [{{dataset_path: a.jsonl, ratio: 0.5}}, a.txt]\n")
     (problem,) = problems(path)
-    assert "data.train_datasets.0.ratio: " in problem and "not available yet" in problem
+    assert "data.train_datasets.1: is called 'a' like entry 0" in problem
+    for wrong in ("0", "-1", ".inf", "many"):
+        _, path = with_file(f"task_type: {task}\ntrain_datasets: [{{dataset_path: a.jsonl, ratio: {wrong}}}]\n")
+        (problem,) = problems(path)
+        assert "data.train_datasets.0.ratio: expected" in problem
 
 
 @pytest.mark.parametrize("key", ENTRY_PREFERENCES)

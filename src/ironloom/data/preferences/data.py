@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ironloom.data.preferences.encoder import PairEncoder
 from ironloom.data.preferences.sources import Preferences
@@ -38,6 +39,10 @@ class PreferencePairs(TrainedRows):
     def __len__(self) -> int:
         """Number of pairs."""
         return (self._range[1] - self._range[0]) // 2
+
+    def lengths(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Input tokens of the pairs at ``indices``, of both rows."""
+        return super().lengths(2 * indices) + super().lengths(2 * indices + 1)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One pair of n and m tokens: ``chosen_ids`` and ``chosen_labels`` (n - 1,), ``rejected_ids`` and ``rejected_labels`` (m - 1,)."""

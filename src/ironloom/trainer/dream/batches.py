@@ -76,6 +76,8 @@ class Batches:
         self._loader, self._limit = loader, limit
         self.global_batch_size: int = loader.global_batch_size
         self.num_samples: int | None = loader.num_samples
+        # A loader of the user's own counts none.
+        self.sources = getattr(loader, "sources", None)
 
     def __len__(self) -> int:
         count = len(self._loader)
@@ -103,6 +105,8 @@ class Counted:
     Raises:
         ConfigError: For a sampler of another number of processes.
     """
+
+    sources = None
 
     def __init__(self, loader: Any, seed: int, rank: int, size: int):
         self._loader, self._seed, self._rank, self._size = loader, seed, rank, size
