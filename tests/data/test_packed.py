@@ -19,6 +19,7 @@ from torch import Tensor
 from ironloom.data import packing
 from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader
+from ironloom.data.mixture import Mixture
 from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import PackingPlan, packing_plan
 from ironloom.data.rows import TrainedRows, collate_rows
@@ -165,3 +166,23 @@ def test_packed_rows_come_fast_from_anywhere(tmp_path: Path) -> None:
     next(iter(loader.iterate(3, start=len(loader) - 1)))
     assert time.perf_counter() - start < 1
     assert isinstance(rows.plan, PackingPlan) and rows.plan.fill > 0.98
+
+
+def test_packed_rows_can_be_mixed(cache: Path) -> None:
+    """Shares are of tokens: the mean length of a source's rows is known without reading them."""
+    lengths = np.random.default_rng(3).integers(2, 40, 150).tolist()
+    store = store_of(cache, documents_of(lengths))
+    parts = {
+        name: PackedRows(store, packing_plan(store, *where, 32, cache_dir=cache)) for name, where in (("a", (0, 50)), ("b", (50, 150)))
+    }
+    mixture = Mixture(parts, {"a": 3.0, "b": 1.0})
+    loader = Loader(mixture, batch_size=8, collate=lambda samples: collate_rows(samples, length=32), seed=1)
+    seen = torch.cat([batch["input_ids"] for batch in loader])
+    assert seen.shape == (len(mixture), 32)
+    assert loader.sources is not None
+    counts = loader.sources(0, 0, len(mixture))
+    assert sum(number for number, _ in counts.values()) == len(mixture)
+    tokens = {name: number or 0 for name, (_, number) in counts.items()}
+    assert tokens["a"] / sum(tokens.values()) == pytest.approx(0.75, abs=0.02)
+    everything = np.arange(len(parts["b"]))
+    assert int(parts["b"].lengths(everything).sum()) == parts["b"].plan.num_tokens == parts["b"].mean_length * len(parts["b"])
