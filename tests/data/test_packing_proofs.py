@@ -131,9 +131,33 @@ def test_the_command_line_packs_and_trains(
     assert run("data", "prepare", "run.yaml", "data.packing=best_fit") == 0
     told = capfd.readouterr().out
     caplog.clear()
-    (line,) = re.findall(r"training data: (\d+ documents in \d+ rows of 96 tokens, [\d.]+% filled, \d+ padding.*)", told)
+    (line,) = re.findall(r"training data: (\d+ documents in \d+ rows of 96 tokens, [\d.]+% filled, \d+ tokens of padding.*)", told)
     assert ("2 longer than a row and cut" in line) == (task == "pretrain")
     assert run("train", "run.yaml", "data.packing=best_fit") == 0
     shown = capfd.readouterr()
     assert f"training data: {line}" in caplog.text
     assert re.search(r"step 2/2 +eval_loss", shown.out + shown.err)
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_each_way_to_keep_texts_apart_does_what_it_says(here: Path, packing: str) -> None:
+    """Rotary positions are relative: where attention is kept apart, it makes no difference whether they begin again."""
+    texts = [json.dumps({"text": "".join(chr(97 + (number * at) % 26) for at in range(length))}) for number, length in enumerate(range(5, 60, 3))]
+    (here / "texts.jsonl").write_text("\n".join(texts) + "\n")
+    file = here / "run.yaml"
+    file.write_text(RUN.format(shape=SHORT, task="pretrain", source=here / "texts.jsonl", options=""))
+    losses = {}
+    for positions in (False, True):
+        for attention in (False, True):
+            words = [f"data.packing={packing}", "data.splits=[1, 0, 0]", "trainer.do_eval=false", "model.positional_embedding.type=rope"]
+            words += [f"model.reset_position_ids={positions}".lower(), f"model.reset_attention_mask={attention}".lower()]
+            words += [f"trainer.model_path={positions}-{attention}", "operation.train_steps=3"]
+            trainer = config.build(config.load(file, words), "main")
+            losses[positions, attention] = (trainer.train().training_loss, trainer.state.num_target_tokens_seen)
+    (apart, targets), (running, same) = losses[True, True], losses[False, True]
+    assert (apart, targets) == (pytest.approx(running, rel=1e-6), same)
+    together, restarted = losses[False, False], losses[True, False]
+    assert together[1] == restarted[1]
+    assert len({round(loss, 4) for loss in (apart, together[0], restarted[0])}) == 3
+    if packing == "concat":
+        assert together[1] > targets

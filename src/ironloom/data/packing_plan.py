@@ -85,7 +85,7 @@ class PackingPlan:
     def __str__(self) -> str:
         """What is told of it."""
         parts = [f"{self.num_documents:,} documents in {self.num_rows:,} rows of {self.row_length:,} tokens, {self.fill:.1%} filled"]
-        parts.append(f"{self.num_rows * self.row_length - self.num_tokens:,} padding")
+        parts.append(f"{self.num_rows * self.row_length - self.num_tokens:,} tokens of padding")
         parts += [f"{self.num_cut:,} longer than a row and cut"] * bool(self.num_cut)
         parts += [f"{self.num_left_out:,} of a single token left out"] * bool(self.num_left_out)
         return ", ".join(parts)
