@@ -115,7 +115,9 @@ def test_a_plan_is_made_once_and_anew_when_it_is_damaged(
     store = store_of(tmp_path, documents_of([5, 9, 1, 14, 3]))
     plan = packing_plan(store, 0, 5, 8, cache_dir=tmp_path)
     assert (
-        str(plan) == "5 documents in 4 rows of 8 tokens, 84.4% filled, 5 tokens of padding, 1 longer than a row and cut, 1 of a single token left out"
+        str(plan) == "5 documents in 4 rows of 8 tokens, 84.4% filled, 5 tokens of padding, "
+        "1 longer than a row and cut, 1 of a single token left out"
+    )
     )
     content = {path.name: path.read_bytes() for path in plan.folder.glob("*.*n")}
     assert len(content) == 4

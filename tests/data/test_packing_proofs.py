@@ -142,7 +142,8 @@ def test_the_command_line_packs_and_trains(
 @pytest.mark.parametrize("packing", ["concat", "best_fit"])
 def test_each_way_to_keep_texts_apart_does_what_it_says(here: Path, packing: str) -> None:
     """Rotary positions are relative: where attention is kept apart, it makes no difference whether they begin again."""
-    texts = [json.dumps({"text": "".join(chr(97 + (number * at) % 26) for at in range(length))}) for number, length in enumerate(range(5, 60, 3))]
+    words = ["".join(chr(97 + (number * at) % 26) for at in range(length)) for number, length in enumerate(range(5, 60, 3))]
+    texts = [json.dumps({"text": text}) for text in words]
     (here / "texts.jsonl").write_text("\n".join(texts) + "\n")
     file = here / "run.yaml"
     file.write_text(RUN.format(shape=SHORT, task="pretrain", source=here / "texts.jsonl", options=""))
