@@ -118,7 +118,6 @@ def test_a_plan_is_made_once_and_anew_when_it_is_damaged(
         str(plan) == "5 documents in 4 rows of 8 tokens, 84.4% filled, 5 tokens of padding, "
         "1 longer than a row and cut, 1 of a single token left out"
     )
-    )
     content = {path.name: path.read_bytes() for path in plan.folder.glob("*.*n")}
     assert len(content) == 4
     with monkeypatch.context() as patch:
