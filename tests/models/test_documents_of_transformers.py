@@ -54,7 +54,7 @@ def test_packed_documents_have_the_logits_and_gradients_of_each_alone(family, ba
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])  # which has no such back end
 def test_flex_attention(family):
     import torch._dynamo
 

@@ -202,8 +202,12 @@ CUTS: list[dict[str, str] | None] = [
 ]
 
 
-def cut(model: Decoder, split_spec: dict[str, str] | None) -> Any:
-    batch = {"input_ids": torch.arange(12).view(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+MASKED = {"attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+PACKED = {"position_ids": torch.tensor([[0, 1, 0, 1, 2, 3], [0, 1, 2, 3, 0, 1]])}
+
+
+def cut(model: Decoder, split_spec: dict[str, str] | None, also: dict[str, torch.Tensor] = MASKED) -> Any:
+    batch = {"input_ids": torch.arange(12).view(2, 6), **also}
     try:
         return plan_anywhere(model, batch, 2, torch.device("cpu"), split_spec)
     except ConfigError as error:
@@ -216,3 +220,4 @@ def test_a_decoder_without_weights_is_cut_and_refused_as_one_with_weights(kind):
     found = [cut(make(on_meta=True), split_spec) for split_spec in CUTS]
     assert found == [cut(make(), split_spec) for split_spec in CUTS]
     assert [isinstance(each, str) for each in found] == [False] * 5 + [True] * 2
+    assert cut(make(on_meta=True), None, PACKED) == cut(make(), None, PACKED) == found[0]

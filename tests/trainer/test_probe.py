@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from dreams import configured
+from ironloom import DreamTrainer
 from ironloom.data.collate import default_collate
 from ironloom.errors import ConfigError
 from ironloom.trainer import loop
@@ -70,6 +72,32 @@ def test_stock_models_train_on_packed_rows(name, tmp_path):
     trainer = tiny_trainer(tmp_path, MODELS[name](), packed_samples(), max_steps=2, save_strategy="no")
     trainer.train()
     assert trainer._engine.is_probed
+
+
+@pytest.mark.parametrize("name", ["decoder, gated, untied", "llama, tied", "mistral"])
+def test_half_precision_and_plain_products_keep_documents_apart(name, tmp_path):
+    options = {"bf16": True, "attention_kernel": "math", "max_steps": 2, "save_strategy": "no"}
+    tiny_trainer(tmp_path, MODELS[name](), packed_samples(), **options).train()
+    with pytest.raises(ConfigError, match="in bfloat16"):
+        tiny_trainer(tmp_path, Deaf(MODELS[name]()), packed_samples(), **options).train()
+
+
+def mixture() -> nn.Module:
+    """Experts are given the tokens of all documents together, in numbers that change with any of them."""
+    return of_transformers("Mixtral", num_local_experts=4, num_experts_per_tok=2)
+
+
+def adapted() -> nn.Module:
+    peft = pytest.importorskip("peft")
+    adapted: nn.Module = peft.get_peft_model(of_transformers("Llama"), peft.LoraConfig(target_modules=["q_proj", "v_proj"]))
+    return adapted
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("make", [mixture, adapted])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_experts_and_adapters_train_on_packed_rows(make, bf16, tmp_path):
+    tiny_trainer(tmp_path, make(), packed_samples(), max_steps=2, save_strategy="no", bf16=bf16).train()
 
 
 @pytest.mark.parametrize("wrapper", [Deaf, Whispering])
@@ -162,6 +190,25 @@ def test_the_probe_changes_nothing(tmp_path, monkeypatch):
     unprobed = history("unprobed")
     assert probed[0] == unprobed[0]
     assert_same_weights(probed[1], unprobed[1])
+
+
+class Own(DreamTrainer):
+    """Steps of its own."""
+
+    def configure_models(self) -> None:
+        self.net = rope()
+
+    def configure_dataloaders(self) -> Any:
+        return packed_samples(), None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self.net(batch["input_ids"], position_ids=batch["position_ids"]).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+
+
+def test_steps_of_ones_own_are_not_looked_at_which_is_said_once(tmp_path, caplog):
+    Own(configured(tmp_path, n_epochs=1)).fit()
+    assert caplog.text.count("whether documents see each other was not looked at") == 1
 
 
 def refused(make: Any, parameters: Any, samples: Any, cls: Any = None, **args: Any) -> str:

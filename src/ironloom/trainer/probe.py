@@ -61,18 +61,18 @@ def probe(engine: NativeEngine, window: Sequence[Batch | None], team: Team, warn
         ConfigError: Naming model and back end, the largest difference, and what to set.
     """
     engine.is_probed = True
+    if not engine.shows_logits:
+        warn("rows hold several documents, and this trainer's steps are its own: whether documents see each other was not looked at")
+        return
     batch = next((batch for batch in window if batch is not None and has_documents(batch)), next(iter(window), None))
     problem = None if batch is None else _unheeded(engine.model, batch)
     _agree(problem, team)
     if not team.any([batch is not None and documents_of(batch) is not None])[0]:
         return  # only positions start again: that is wanted
-    if not engine.shows_logits:
-        warn("rows hold several documents, and this trainer's steps are its own: whether documents see each other was not looked at")
-        return
-    is_compiled = engine.is_compiled
-    row = batch if batch is None or is_compiled else _one_row(batch)  # a compiler would compile anew for another size
+    # A compiler would compile anew for another size.
+    row = batch if batch is None or engine.is_compiled else _one_row(batch)
     with evaluating(engine.model), _undisturbed(engine.model):
-        leak = _measured(engine, row, may_differentiate=not is_compiled)
+        leak = _measured(engine, row)
     if leak is None and batch is not None and documents_of(batch) is not None:
         warn(f"rows hold several documents, and {_name(engine.model)} returns no logits: whether they see each other is not known")
     _agree(None if leak is None else _judged(leak, engine), team)
@@ -112,13 +112,13 @@ def _one_row(batch: Batch) -> Batch:
     }
 
 
-def _measured(engine: NativeEngine, batch: Batch | None, may_differentiate: bool) -> Leak | None:
+def _measured(engine: NativeEngine, batch: Batch | None) -> Leak | None:
     """What leaks in a batch; None without logits, or without several documents in this process, which computes along."""
     documents = None if batch is None else documents_of(batch)
     replaced = None if documents is None else (documents % 2 == 0)
     other = batch if batch is None or replaced is None else {**batch, "input_ids": _replaced(batch["input_ids"], replaced)}
     gradient = None
-    if batch is not None and replaced is not None and may_differentiate and _is_whole(engine):
+    if batch is not None and replaced is not None and _is_whole(engine) and not engine.is_compiled:
         gradient = _gradient(engine, batch, replaced)
     # Engines of several processes take None for a batch: others are waiting.
     before, after = (engine.evaluate(given, keep_logits=True).logits for given in (batch, other))  # type: ignore[arg-type]
