@@ -34,7 +34,7 @@ COMMANDS = {
     "chat": ("ironloom.cli.chat:chat", "Talk with a trained model."),
     "eval": ("ironloom.cli.eval:evaluate", "Evaluate a trained model."),
     "model": ("ironloom.cli.model:app", "Import and export models of transformers."),
-    "data": ("ironloom.cli.data:app", "Prepare the data of a configuration."),
+    "data": ("ironloom.cli.data:app", "Prepare the data of a configuration, look at them."),
     "ckpt": ("ironloom.cli.ckpt:app", "List and verify checkpoints."),
 }
 # Commands that take no configuration, so that none can be chosen for them.

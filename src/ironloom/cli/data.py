@@ -9,20 +9,23 @@ import typer
 
 from ironloom.cli.configuration import ConfigurationWords, ConfiguredCommand, load_checked, split
 from ironloom.config.graph import Graph
-from ironloom.config.prepared import is_data
+from ironloom.config.prepared import asked_of, is_data
 from ironloom.errors import ConfigError
 
 if TYPE_CHECKING:
     from ironloom.data import PretrainData, SFTData
 
-app = typer.Typer(help="Prepare data.", no_args_is_help=True)
+app = typer.Typer(help="Prepare data, and look at them.", no_args_is_help=True)
 
 _OPTIONS = ["--format", "--output", "--num-workers"]
+_INSPECT_OPTIONS = ["--json", "--html", "--samples"]
+
+EXIT_WRONG = 3
 
 
 @app.callback()
 def data() -> None:
-    """Prepare the data of a configuration."""
+    """Prepare the data of a configuration, and look at them."""
 
 
 @app.command("prepare", cls=ConfiguredCommand)
@@ -65,6 +68,37 @@ def prepare(
             print(f"  written to {target}")
     for name, plan in found.plans.items():
         print(f"{name}: {plan}")
+
+
+@app.command("inspect", cls=ConfiguredCommand)
+def inspect(
+    words: ConfigurationWords,
+    as_json: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - prints it in place of the report.")] = None,
+    as_html: Annotated[str | None, typer.Option("--html", metavar="FILE", help="Write a page; - prints it in place of the report.")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Samples of each store that are shown.")] = 3,
+) -> None:
+    """Prepare the data of a configuration, and look at them: lengths, what is trained, duplicates, broken records.
+
+    Exit code 0: nothing is wrong, though there may be warnings; 3: records are broken, tokens are outside the vocabulary,
+    documents have nothing to train on, or evaluation or test data are in the training data.
+
+    Example: ironloom data inspect examples/sft.yaml --html report.html
+    """
+    from ironloom.cli.working import working
+
+    if as_json == as_html == "-":
+        raise ConfigError("--json - and --html - would both be printed: give one of them a file")
+    path, overrides, arguments, _ = split(words, own=_INSPECT_OPTIONS)
+    graph = load_checked(path, overrides, arguments)
+    found = data_of(graph)
+    from ironloom.cli import inspecting
+    from ironloom.data.inspect import inspect_data
+
+    with working("inspecting the data") as progress:
+        report = inspect_data(found, path, asked_of(graph), samples, progress)
+    inspecting.write(report, as_json, as_html)
+    if not report.is_good:
+        raise typer.Exit(EXIT_WRONG)
 
 
 def data_of(graph: Graph, num_workers: int | None = None) -> PretrainData | SFTData:

@@ -24,6 +24,12 @@ def data_nodes(graph: Graph) -> Iterator[Node]:
     return (value for _, value in walk(graph.root) if is_data(value))
 
 
+def asked_of(graph: Graph) -> set[str]:
+    """The attributes of such data that a graph asks for, such as ``train``."""
+    nodes = (value for _, value in walk(graph.root) if isinstance(value, Node) and value.target == "ironloom.config.targets:attribute")
+    return {str(node.args[1]) for node in nodes if len(node.args) == 2 and is_data(node.args[0])}
+
+
 def missing_files(graph: Graph) -> Iterator[Problem]:
     """Files and folders that such data name and that are not there."""
     for path, node in walk(graph.root):

@@ -72,14 +72,14 @@ def read_marked(
         mark: Go on where this mark points; files before it are not read again.
     """
     place, skip, taken = mark or (0, 0, 0)
-    parts = _parts(source, text_column, split, subset)
-    for number in range(place, len(parts)):
+    pieces = parts(source, text_column, split, subset)
+    for number in range(place, len(pieces)):
         if max_samples is not None and taken >= max_samples:
             break
-        texts = parts[number](skip)
+        texts = pieces[number](skip)
         for record, text in enumerate(texts, start=skip + 1):
             if isinstance(text, DataError):
-                raise gathered_errors(text, itertools.chain(texts, *(part(0) for part in parts[number + 1 :])))
+                raise gathered_errors(text, itertools.chain(texts, *(part(0) for part in pieces[number + 1 :])))
             if len(text):
                 taken += 1
                 yield text, (number, record, taken)
@@ -90,7 +90,7 @@ def read_marked(
         raise DataError(f"{source}: no text in it")
 
 
-def _parts(source: str, text_column: str | None, split: str, subset: str | None) -> list[Callable[[int], Iterator[Any]]]:
+def parts(source: str, text_column: str | None, split: str, subset: str | None) -> list[Callable[[int], Iterator[Any]]]:
     """What a source consists of: each part gives its texts from a number on."""
     if source in builtin.CORPORA:
         return [lambda skip: itertools.islice(builtin.CORPORA[source](), skip, None)]

@@ -61,10 +61,13 @@ class PretrainData(TaskData[TokenBlocks | PackedRows]):
     def _units(self, store: TokenStore) -> int:
         return store.num_tokens
 
+    def _sample_at(self, store: TokenStore, unit: int) -> int:
+        return int(np.searchsorted(store.offsets[:-1], unit))
+
     def _rows(self, store: TokenStore, start: int, stop: int, limit: int | None) -> TokenBlocks | PackedRows:
         if self._is_best_fit:
             # A document belongs to the split in which it begins.
-            first, end = np.searchsorted(store.offsets[:-1], (start, stop)).tolist()
+            first, end = self._sample_at(store, start), self._sample_at(store, stop)
             apart = self._documents.reset_attention_mask
             plan = packing_plan(store, first, end, self.seq_length, keep_last=not apart, cache_dir=self._cache_dir)
             return PackedRows(store, plan, limit, documents=self._documents)

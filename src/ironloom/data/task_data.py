@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -181,7 +181,36 @@ class TaskData(abc.ABC, Generic[Rows]):
         Where there are several for one purpose, ``training/NAME`` and so on.
         """
         found = self._ready().stores
-        return {f"{purpose}/{label}".rstrip("/"): store for purpose, stores in found.items() for label, store in stores.items()}
+        return {_name(purpose, label): store for purpose, stores in found.items() for label, store in stores.items()}
+
+    @property
+    def sources(self) -> dict[str, TextSource]:
+        """What the stores are made of, under the same names."""
+        return {_name(purpose, part.label): part.source for purpose, parts in self._parts.items() for part in parts}
+
+    @property
+    def ranges(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """What the samples of each store are for: the first one and the end, by the store's name and by purpose.
+
+        A sample is as many documents as there are :attr:`types`. A document that a split cuts belongs where it begins.
+        """
+        ready = self._ready()
+        shares = self._shares(ready.stores)
+        found = {}
+        for purpose, stores in ready.stores.items():
+            for label, store in stores.items():
+                edges = split_ranges(self._units(store), shares) if purpose == TRAINING else [(0, self._units(store))]
+                names = PURPOSES if purpose == TRAINING else (purpose,)
+                found[_name(purpose, label)] = {
+                    name: (self._sample_at(store, start), self._sample_at(store, stop))
+                    for name, (start, stop) in zip(names, edges, strict=True)
+                    if stop > start
+                }
+        return found
+
+    def _sample_at(self, store: TokenStore, unit: int) -> int:
+        """The first sample that begins at a unit of a store or behind it, see :meth:`_units`."""
+        return unit
 
     @property
     def plans(self) -> dict[str, PackingPlan]:
@@ -202,16 +231,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         """
         if self._prepared is not None:
             return
-        training = [part.source for part in self._parts[TRAINING]]
-
-        def texts() -> Iterator[str]:
-            return (text for source in training for text in source.texts())
-
-        def key() -> str:
-            return ",".join(source.key() for source in training)
-
-        loaded = made_tokenizer(*self._tokenizer_of, texts, key, self._cache_dir, progress, self._special_tokens)
-        encoder, tokenizer = self._encoder(loaded)
+        encoder, tokenizer = self.encoder(progress)
         stores: dict[str, dict[str, TokenStore]] = {}
         for purpose, parts in self._parts.items():
             for part in parts:
@@ -222,6 +242,24 @@ class TaskData(abc.ABC, Generic[Rows]):
                 for what, number in sorted(store.counts.items()):
                     log.info("%s: %s %s", _shown(purpose, part.label), f"{number:,}", what)
         self._prepared = _Prepared(tokenizer, stores, self._train(stores))
+
+    def encoder(self, progress: Progress | None = None) -> tuple[Encoder, Tokenizer]:
+        """What makes rows of records, and the tokenizer as it is saved with the model.
+
+        Raises:
+            ConfigError: As :meth:`prepare`, and so are the others.
+            DataError: If the tokenizer cannot be loaded, or there is no text to train it on.
+        """
+        training = [part.source for part in self._parts[TRAINING]]
+
+        def texts() -> Iterator[str]:
+            return (text for source in training for text in source.texts())
+
+        def key() -> str:
+            return ",".join(source.key() for source in training)
+
+        loaded = made_tokenizer(*self._tokenizer_of, texts, key, self._cache_dir, progress, self._special_tokens)
+        return self._encoder(loaded)
 
     def _ready(self) -> _Prepared[Rows]:
         self.prepare()
@@ -238,11 +276,15 @@ class TaskData(abc.ABC, Generic[Rows]):
         found = self._split(purpose, self._ready().stores)
         return None if found is None else found.get("", found)
 
+    def _shares(self, stores: Collection[str]) -> tuple[float, ...]:
+        """The shares of the training stores that are for each of ``PURPOSES``, where some have stores of their own."""
+        evaluation, test = (0.0 if other in stores else share for other, share in zip(PURPOSES[1:], self._splits[1:], strict=True))
+        return 1 - evaluation - test, evaluation, test
+
     def _split(self, purpose: str, stores: dict[str, dict[str, TokenStore]]) -> dict[str, Rows] | None:
         """What is for a purpose, by label: stores of its own or, where there are none, a split of each training store."""
         place = PURPOSES.index(purpose)
-        shares = [0.0 if other in stores else share for other, share in zip(PURPOSES, self._splits, strict=True)]
-        shares[0] = 1 - shares[1] - shares[2]
+        shares = self._shares(stores)
         is_own = purpose in stores and purpose != TRAINING
         if not is_own and shares[place] == 0:
             return None
@@ -265,6 +307,11 @@ class _Prepared(Generic[Rows]):
     tokenizer: Tokenizer
     stores: dict[str, dict[str, TokenStore]]
     train: Rows | Mixture
+
+
+def _name(purpose: str, label: str) -> str:
+    """The name of a store."""
+    return f"{purpose}/{label}".rstrip("/")
 
 
 def _shown(purpose: str, label: str) -> str:

@@ -70,7 +70,7 @@ class RecordSource(abc.ABC, Generic[Item]):
             try:
                 rows = self._records(entry, inner or None)
                 for record, place in rows:
-                    found = self._checked(record, entry)
+                    found = self.checked(record, entry)
                     if isinstance(found, DataError):
                         raise gathered_errors(found, self._rest(rows, entry))
                     yield found, (number, *place)
@@ -111,11 +111,11 @@ class RecordSource(abc.ABC, Generic[Item]):
         """What follows, to be counted; what cannot be read ends it."""
         try:
             for record, _ in rows:
-                yield self._checked(record, entry)
+                yield self.checked(record, entry)
         except DataError as error:
             yield error
 
-    def _checked(self, record: Any, entry: DatasetEntry) -> Item | DataError:
+    def checked(self, record: Any, entry: DatasetEntry) -> Item | DataError:
         """What a record says, or what is wrong with it."""
         if isinstance(record, DataError):
             return record
