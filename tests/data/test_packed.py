@@ -136,6 +136,7 @@ def test_a_plan_is_made_once_and_anew_when_it_is_damaged(
         packing_plan(store, 0, 5, 8, cache_dir=tmp_path)
     with pytest.raises(DataError, match="1 documents give no row"):
         packing_plan(store, 2, 3, 8, cache_dir=tmp_path)
+    assert len(list((tmp_path / "packing").iterdir())) == 5, "nothing half-made is left behind"
 
 
 def test_packed_rows_travel_as_names(cache: Path) -> None:
