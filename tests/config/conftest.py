@@ -47,6 +47,10 @@ class Child(Base):
     def __init__(self, own, **kwargs):
         super().__init__(**kwargs)
 
+class Closed(Base):
+    def __init__(self, own, **kwargs):
+        super().__init__(own, **kwargs)
+
 class Heir(Base):
     pass
 

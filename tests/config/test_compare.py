@@ -32,6 +32,9 @@ def found(left, right, **options):
         ("main: !call:toys:plain {a: 1, b: 2, c: 3}", "main: !call:toys:plain {a: 1, c: 3, d: 4}"),
         ("main: !call:toys:Record {first: 1, second: 2}", "main: !call:toys:Record {first: 1, second: 2}"),
         ("main: !call:toys:Child {own: 1}", "main: !call:toys:Child [1]"),
+        # an inherited one, and one that is handed on
+        ("main: !call:toys:Heir {width: 1}", "main: !call:toys:Heir {width: 1, depth: 1}"),
+        ("main: !call:toys:Child {own: 1, width: 1, depth: 1}", "main: !call:toys:Child {own: 1, width: 1}"),
         # by position or by name
         ("main: !call:toys:plain {args: [1, 2], kwargs: {c: 3}}", "main: !call:toys:plain {b: 2, c: 3, a: 1}"),
         # order and names

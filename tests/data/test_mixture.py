@@ -197,6 +197,9 @@ def test_nothing_to_mix() -> None:
         Mixture({})
     with pytest.raises(DataError, match="empty: there is no sample"):
         Mixture({"full": [1], "empty": []})
+    for wrong in (iter([1]), {"a": 1}, None):
+        with pytest.raises(ConfigError, match=r"sources\.b: a source needs a length and an index"):
+            Mixture({"a": [1], "b": wrong})
 
 
 def test_it_says_what_there_is_and_how_often_it_is_seen() -> None:

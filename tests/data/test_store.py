@@ -81,7 +81,7 @@ def test_a_finished_store_is_used_again(tmp_path: Path, tokenizer: Tokenizer) ->
 def test_batches_do_not_show_in_the_result(tmp_path: Path, tokenizer: Tokenizer) -> None:
     documents = [str(number) * (number % 50) for number in range(1, 5000)]
     seen: list[int] = []
-    store = prepare(texts(*documents), tokenizer, "key", tmp_path, lambda done, what: seen.append(done))
+    store = prepare(texts(*documents), tokenizer, "key", tmp_path, lambda done, what, fraction: seen.append(done))
     assert seen == [2048, 4096, 4999]
     expected = [number for text in documents for number in (*text.encode(), 256)]
     assert store.tokens.tolist() == expected
@@ -206,7 +206,7 @@ def slowly(cache: Path, started: Any) -> None:
             time.sleep(0.002)
             yield f"{number} " * 10_000
 
-    prepare(documents, Tokenizer.bytes(), "key", cache, lambda done, what: started.set())
+    prepare(documents, Tokenizer.bytes(), "key", cache, lambda done, what, fraction: started.set())
 
 
 def test_two_processes_at_once_make_one_store(tmp_path: Path, tokenizer: Tokenizer) -> None:

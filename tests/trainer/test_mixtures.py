@@ -89,6 +89,7 @@ def test_a_run_that_goes_on_counts_and_learns_as_one_that_was_not_stopped(stop: 
     whole = trained(tmp_path / "whole", mixture(), **options)
     trained(tmp_path / "parts", mixture(), [Leave(stop)], **options)
     parts = trained(tmp_path / "parts", mixture(), **options)
+    assert counts(parts) == counts(whole)
     assert records(parts.state.log_history) == records(whole.state.log_history)
     assert_same_weights(weights(parts.model), weights(whole.model))
     assert counts(whole)[-1]["samples_web"] > 3 * 9, "several times around"
@@ -124,18 +125,21 @@ def test_processes_count_what_all_of_them_have_read(tmp_path: Path) -> None:
             folder,
             tiny_lm(),
             mixture(),
+            {"a": uneven_samples(5, seed=1), "b": uneven_samples(8, seed=2)},
             options={"device_parameters": parameters},
             per_device_train_batch_size=4 // size,
             max_steps=8,
             save_strategy="no",
         )
         trainer.train()
-        return counts(trainer), losses(trainer.state.log_history)
+        found = trainer.evaluate()
+        return counts(trainer), losses(trainer.state.log_history), [found[f"eval_{name}loss"] for name in ("", "a_", "b_")]
 
     alone = part(tmp_path / "alone", 1)
     for spread in run(part, 2, tmp_path / "spread", 2):
         assert spread[0] == alone[0]
         assert [loss for _, loss in spread[1]] == pytest.approx([loss for _, loss in alone[1]], rel=1e-5)
+        assert spread[2] == pytest.approx(alone[2], rel=1e-5)
 
 
 def test_the_total_of_several_sets_is_that_of_their_targets_together(tmp_path: Path) -> None:

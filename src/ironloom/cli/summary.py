@@ -57,6 +57,9 @@ def rows(trainer: Trainer, output: TrainOutput, test: dict[str, float] | None) -
     losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
     if losses:
         found.append(("evaluation loss", f"{losses[0]:.4f} -> {losses[-1]:.4f}"))
+        for name in trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else ():
+            parts = [record[f"eval_{name}_loss"] for record in state.log_history if f"eval_{name}_loss" in record]
+            found += [(f"- {name}", f"{parts[0]:.4f} -> {parts[-1]:.4f}")] if parts else []
         if isinstance(trainer, PreferenceTrainer):
             shares = [record[_ACCURACY] for record in state.log_history if _ACCURACY in record]
             found.append(("preferred rightly", f"{shares[-1]:.1%} of the evaluation pairs (by chance 50%)"))

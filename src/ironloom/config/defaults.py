@@ -13,7 +13,7 @@ from typing import Any
 
 from ironloom.config.build import locate
 from ironloom.config.graph import target_parts
-from ironloom.config.static import NotFoundError, modules
+from ironloom.config.static import NotFoundError, constructors, modules
 from ironloom.errors import ConfigError
 from ironloom.settings.base import Settings
 
@@ -75,8 +75,12 @@ def _literal_defaults(target: str) -> tuple[tuple[str, Any], ...]:
     if found is None:
         return ()
     if isinstance(found.node, ast.ClassDef):
-        init = modules.binding(found.node.body, "__init__")
-        return tuple(_of_function(init) if isinstance(init, modules.FUNCTIONS) else _of_fields(found.node))
+        values: dict[str, Any] = {}
+        taken: set[str] = set()
+        for init in constructors(found.module, found.node):  # what a class says of an argument holds, not what its base says
+            values.update((name, value) for name, value in _of_function(init) if name not in taken)
+            taken.update(arg.arg for arg in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs))
+        return tuple((values or dict(_of_fields(found.node))).items())
     return tuple(_of_function(found.node))
 
 

@@ -202,6 +202,10 @@ def _check(sources: Mapping[str, Any], ratios: Mapping[str, float] | None) -> No
             problems.append(Problem(f"there is no such source (there are {', '.join(sources)})", path=f"ratios.{name}"))
         elif not 0 < ratio < float("inf"):
             problems.append(Problem(f"expected a number above 0, found {ratio}", path=f"ratios.{name}"))
+    for name, part in sources.items():
+        if not isinstance(part, MapDataset) or isinstance(part, Mapping):
+            message = f"a source needs a length and an index, {type(part).__name__} has not both: a stream cannot be mixed"
+            problems.append(Problem(message, path=f"sources.{name}"))
     if problems:
         raise ConfigError(problems)
     for name, part in sources.items():

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,19 +74,20 @@ def read_json(path: Path, text_column: str | None) -> Iterator[Text]:
 def read_csv(path: Path, text_column: str | None) -> Iterator[Text]:
     """Comma-separated values with a header; a field may hold line breaks when it is quoted."""
     csv.field_size_limit(_CSV_FIELD_LIMIT)  # a document may be longer than the default of 128 KiB
-    rows = csv.reader(_raised(line for _, line in _lines(path)), strict=True)
-    try:
-        header = next(rows)
-        for row in rows:
-            place = f"{path}:{rows.line_num}"
-            if not row:
-                continue
-            if len(row) != len(header):
-                yield DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
-            else:
-                yield text_or_error(dict(zip(header, row, strict=True)), text_column, place)
-    except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
+    with contextlib.closing(_lines(path)) as lines:  # else an error that lives on would keep the file open
+        rows = csv.reader(_raised(line for _, line in lines), strict=True)
+        try:
+            header = next(rows)
+            for row in rows:
+                place = f"{path}:{rows.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    yield DataError(f"{place}: {len(row)} fields, but the header has {len(header)}")
+                else:
+                    yield text_or_error(dict(zip(header, row, strict=True)), text_column, place)
+        except csv.Error as error:
+            raise DataError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
 
 def read_parquet(path: Path, text_column: str | None) -> Iterator[Text]:
@@ -171,7 +172,7 @@ def text_of(record: Any, text_column: str | None, place: str) -> str | tuple[str
     return text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
+def _lines(path: Path) -> Generator[tuple[int, str | DataError]]:
     """Numbered lines, with their ends, or what is wrong with a line.
 
     Raises:

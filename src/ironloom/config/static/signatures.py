@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ironloom.config.graph import target_parts
@@ -98,22 +99,54 @@ def _of_class(module: Module, node: ast.ClassDef) -> Signature | None:
     if base is None:
         return own
     keyword = tuple(dict.fromkeys((*own.keyword, *base.keyword)))
-    return dataclasses.replace(own, keyword=keyword, open=base.open)
+    required = tuple(dict.fromkeys((*own.required, *_left_open(init, base))))
+    return dataclasses.replace(own, keyword=keyword, required=required, open=base.open)
+
+
+def constructors(module: Module, node: ast.ClassDef) -> Iterator[FunctionDef]:
+    """The constructors whose arguments a class takes: its own or inherited one, and those that it hands ``**kwargs`` on to."""
+    init = modules.binding(node.body, "__init__")
+    if init is not None and not isinstance(init, modules.FUNCTIONS):
+        return
+    if init is not None:
+        yield init
+        if init.args.kwarg is None or not _hands_on(init):
+            return
+    base = _base(module, node)
+    if base is not None:
+        yield from constructors(*base)
 
 
 def _inherited(module: Module, node: ast.ClassDef) -> Signature | None:
-    for expression in node.bases:
-        if _last_name(expression) in _NO_CONSTRUCTOR:
-            continue
-        base = _resolve(module, expression)
-        return None if base is None else _of_class(base[0], base[1])
-    return Signature()
+    if all(_last_name(expression) in _NO_CONSTRUCTOR for expression in node.bases):
+        return Signature()
+    base = _base(module, node)
+    return None if base is None else _of_class(*base)
+
+
+def _base(module: Module, node: ast.ClassDef) -> tuple[Module, ast.ClassDef] | None:
+    """The first base that has a constructor; None if there is none, or it cannot be found."""
+    named = [expression for expression in node.bases if _last_name(expression) not in _NO_CONSTRUCTOR]
+    return _resolve(module, named[0]) if named else None
+
+
+def _super_calls(init: ast.stmt) -> list[ast.Call]:
+    return [call for call in ast.walk(init) if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"]
 
 
 def _hands_on(init: ast.stmt) -> bool:
     """Whether a constructor passes its ``**kwargs`` to ``super().__init__``."""
-    calls = [call for call in ast.walk(init) if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__"]
-    return any(keyword.arg is None for call in calls for keyword in call.keywords)
+    return any(keyword.arg is None for call in _super_calls(init) for keyword in call.keywords)
+
+
+def _left_open(init: ast.stmt, base: Signature) -> list[str]:
+    """What the base's constructor needs and ``**kwargs`` have to bring."""
+    calls = _super_calls(init)
+    given = {keyword.arg for call in calls for keyword in call.keywords}
+    for call in calls:
+        is_open = any(isinstance(arg, ast.Starred) for arg in call.args)
+        given.update(base.positional if is_open else base.positional[: len(call.args)])
+    return [name for name in base.required if name not in given]
 
 
 def _resolve(module: Module, expression: ast.expr) -> tuple[Module, ast.ClassDef] | None:
