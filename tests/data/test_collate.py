@@ -121,3 +121,11 @@ def test_the_input_of_a_transform_stays() -> None:
 def test_other_datasets_stay_as_they_are() -> None:
     data = [{"x": 1, "y": 2}]
     assert keep_columns(data, ["x"]) is data
+
+
+def test_positions_that_start_again_stay_for_the_model_that_does_not_take_them():
+    """It would mix the documents of a row without a word; the trainer refuses it."""
+    ones, packed = {"x": 1, "position_ids": [0, 1, 2]}, {"x": 2, "position_ids": torch.tensor([0, 1, 0])}
+    collate = ColumnFilter(default_collate, ["x"])
+    assert collate([ones, ones]).keys() == {"x"}
+    assert collate([ones, packed])["position_ids"].tolist() == [[0, 1, 2], [0, 1, 0]]

@@ -114,6 +114,23 @@ def test_a_model_that_mixes_documents_is_refused(wrapper, tmp_path):
 def test_a_recurrent_model_cannot_be_told_and_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="the forward of TinyLM does not take them"):
         tiny_trainer(tmp_path, train=packed_samples()).train()
+    with pytest.raises(ConfigError, match="the forward of TinyLM does not take them"):
+        tiny_trainer(tmp_path).evaluate(packed_samples())
+
+
+def test_positions_that_only_count_are_left_out_for_a_model_that_takes_none(tmp_path):
+    tiny_trainer(tmp_path, train=packed_samples(start=16), save_strategy="no", max_steps=1).train()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("name", ["decoder, gated, untied", "llama"])
+def test_a_compiled_model_is_probed_as_it_is(name, tmp_path):
+    torch._dynamo.reset()
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 2, "save_strategy": "no"}
+    tiny_trainer(tmp_path, MODELS[name](), packed_samples(), **options).train()
+    with pytest.raises(ConfigError, match="its own attention in float32, compiled"):
+        tiny_trainer(tmp_path, Deaf(MODELS[name]()), packed_samples(), **options).train()
+    torch._dynamo.reset()
 
 
 def test_the_probe_comes_with_the_first_packed_row_whenever_that_is(tmp_path):

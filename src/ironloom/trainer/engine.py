@@ -19,13 +19,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ironloom.device import keep_freed_memory, random_key, seed_everything
+from ironloom.errors import ConfigError
 from ironloom.models.documents import heed_positions
 from ironloom.objectives import Objective, Reported, ReportingObjective, logits_of
 from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
 from ironloom.trainer.optimizer_state import hyperparameters
-from ironloom.trainer.packed import has_documents
+from ironloom.trainer.packed import has_documents, unheeded
 
 Batch = Mapping[str, Any]
 
@@ -299,6 +300,9 @@ class NativeEngine:
             raise token_error(self.model, batch) or index_error(batch, error) from error
         except RuntimeError as error:
             raise token_error(self.model, batch) or error from error
+        except TypeError as error:
+            problem = unheeded(self.model, batch)
+            raise (error if problem is None else ConfigError(problem)) from error
 
     @property
     def _stream(self) -> tuple[int, ...]:

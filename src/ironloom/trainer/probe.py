@@ -7,7 +7,6 @@ whole weights, the gradient of these logits at the replaced tokens, which is exa
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from ironloom.models.decoder import Decoder
 from ironloom.models.generate import evaluating
 from ironloom.parallel.team import Team
 from ironloom.trainer.engine import Batch, NativeEngine
-from ironloom.trainer.loaders import innermost
-from ironloom.trainer.packed import documents_of, has_documents
+from ironloom.trainer.packed import documents_of, has_documents, name_of, unheeded
 from ironloom.trainer.team_engine import TeamEngine
 from ironloom.weights.sharded import is_sharded
 
@@ -65,7 +63,7 @@ def probe(engine: NativeEngine, window: Sequence[Batch | None], team: Team, warn
         warn("rows hold several documents, and this trainer's steps are its own: whether documents see each other was not looked at")
         return
     batch = next((batch for batch in window if batch is not None and has_documents(batch)), next(iter(window), None))
-    problem = None if batch is None else _unheeded(engine.model, batch)
+    problem = None if batch is None else unheeded(engine.model, batch)
     _agree(problem, team)
     if not team.any([batch is not None and documents_of(batch) is not None])[0]:
         return  # only positions start again: that is wanted
@@ -74,7 +72,7 @@ def probe(engine: NativeEngine, window: Sequence[Batch | None], team: Team, warn
     with evaluating(engine.model), _undisturbed(engine.model):
         leak = _measured(engine, row)
     if leak is None and batch is not None and documents_of(batch) is not None:
-        warn(f"rows hold several documents, and {_name(engine.model)} returns no logits: whether they see each other is not known")
+        warn(f"rows hold several documents, and {name_of(engine.model)} returns no logits: whether they see each other is not known")
     _agree(None if leak is None else _judged(leak, engine), team)
 
 
@@ -82,23 +80,6 @@ def _agree(problem: str | None, team: Team) -> None:
     """What one process found ends the run in all."""
     if team.any([problem is not None])[0]:
         raise ConfigError(problem or "documents that share a row are not kept apart, as another process has found")
-
-
-def _unheeded(model: nn.Module, batch: Batch) -> str | None:
-    """Why a model cannot know what a batch says of its documents."""
-    forward = inspect.signature(innermost(model).forward).parameters
-    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in forward.values())
-    name, what = _name(model), "leave them out of the data, or do not pack (data.packing: none)"
-    if "position_ids" in batch and "position_ids" not in forward and not is_open:
-        return f"positions start again within rows (position_ids), and the forward of {name} does not take them: {what}"
-    config, mask = getattr(model, "config", None), batch.get("attention_mask")
-    window = getattr(config, "sliding_window", None)
-    if isinstance(mask, Tensor) and mask.ndim == 4 and isinstance(window, int) and window < mask.shape[-1]:
-        return (
-            f"{name} has a sliding window of {window} tokens, which a mask of what each token sees would take the place of: let positions "
-            "start again with each document instead (model.reset_position_ids: true)"
-        )
-    return None
 
 
 def _one_row(batch: Batch) -> Batch:
@@ -180,7 +161,7 @@ def _judged(leak: Leak, engine: NativeEngine) -> str | None:
     if leak.logits <= limit:
         seen = f"logits have a gradient of up to {leak.gradient:.1e} at these tokens"
     return (
-        f"documents that share a row see each other in {_name(engine.model)} with {_back_end(engine)}: when the tokens of a document "
+        f"documents that share a row see each other in {name_of(engine.model)} with {_back_end(engine)}: when the tokens of a document "
         f"are replaced, other documents' {seen}. Nothing was trained. Use a back end that keeps them apart (attn_implementation: sdpa), do "
         "not pack (data.packing: none), or train on rows as plain text (model.reset_attention_mask and model.reset_position_ids: false)"
     )
@@ -190,10 +171,6 @@ def _epsilon(engine: NativeEngine) -> float:
     """Relative rounding of the coarsest type that the model computes in."""
     types = {parameter.dtype for parameter in engine.model.parameters() if parameter.dtype.is_floating_point}
     return max(torch.finfo(dtype).eps for dtype in {*types, engine.autocast_dtype or torch.float32})
-
-
-def _name(model: nn.Module) -> str:
-    return type(model).__name__.removeprefix("FSDP")  # PyTorch's name for a model whose weights are in parts
 
 
 def _back_end(engine: NativeEngine) -> str:
