@@ -4,7 +4,8 @@
 
 Tokenizing: the standard library's sources with a byte-level BPE of 32,000 tokens, in turn by ``encode_batch`` of
 ``tokenizers`` and by what ``data prepare`` uses. Loading: random batches of 1,024-token samples of one store, in one
-process; and the time of one sample anywhere in it, without the pages being in the process yet. Medians of five.
+process; and the time of one sample anywhere in it, without the pages being in the process yet. Packing: batches of 1,024-token
+rows of short and long documents; and the plan of a million of them. Medians of five.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from ironloom.data import TokenBlocks, Tokenizer, prepare, read_documents
+import numpy as np
+
+from ironloom.data import Documents, PackedRows, TokenBlocks, Tokenizer, collate_blocks, collate_rows, prepare, read_documents
+from ironloom.data.packing import windows
+from ironloom.data.packing_plan import packing_plan
 
 ROUNDS = 5
 
@@ -69,6 +74,32 @@ def loading() -> None:
         print(f"opening the store and seeking: median {statistics.median(times) * 1e3:.2f} ms, longest {max(times) * 1e3:.2f} ms")
 
 
+def packing() -> None:
+    length, rows = 1024, 16
+    lengths = np.random.default_rng(0).lognormal(5.5, 1.2, 1_000_000).astype(np.int64) + 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    times = [seconds(lambda: list(windows(offsets, 0, len(lengths), length, False))) for _ in range(ROUNDS)]
+    print(f"packing plan of a million documents: {statistics.median(times):.2f} s")
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare(lambda: ("x" * (number - 1) for number in lengths[:40_000].tolist()), Tokenizer.bytes(), "packing", folder)
+        packed = PackedRows(store, packing_plan(store, 0, store.num_documents, length, cache_dir=folder))
+        together, apart = (TokenBlocks(store, 0, store.num_tokens, length, Documents(reset, reset)) for reset in (False, True))
+        order = random.Random(1).sample(range(len(packed) - 1), 200 * rows)
+        batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+        ways: dict[str, Callable[[list[int]], object]] = {
+            "concat": lambda batch: collate_blocks(together.__getitems__(batch)),
+            "concat, kept apart": lambda batch: collate_blocks(apart.__getitems__(batch)),
+            f"best fit ({packed.plan.fill:.1%} filled)": lambda batch: collate_rows(packed.__getitems__(batch), length=length),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, read in ways.items():
+                rates[name].append(len(order) * length / seconds(lambda read=read: [read(batch) for batch in batches]))
+        for name, found in rates.items():
+            print(f"batches, {name}: {statistics.median(found) / 1e6:.0f} million tokens/s")
+
+
 if __name__ == "__main__":
     tokenizing()
     loading()
+    packing()

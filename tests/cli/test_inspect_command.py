@@ -100,7 +100,11 @@ def test_a_clean_corpus_is_told_and_ends_with_0(tmp_path: Path, inspect: Any) ->
     }
     assert store["unused"] == 257 - len({*"".join(WORDS).encode(), 256})
     assert (store["trained"], store["masked"], store["counts"]) == (None, 0.0, {})
-    assert {each["kind"]: (each["rows"], each["cut"]) for each in store["packings"]} == {"none": (5, 0), "concat": (2, 2)}
+    assert {each["kind"]: (each["rows"], each["cut"]) for each in store["packings"]} == {
+        "none": (5, 0),
+        "concat": (2, 2),
+        "best_fit": (3, 0),
+    }
     assert store["samples"][0]["segments"][-1] == {"kind": "special", "trained": True, "tokens": 1, "text": "<|endoftext|>"}
 
 

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
 from ironloom.data.collate import ColumnFilter, default_collate
+from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader
 from ironloom.data.store import prepare
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError
+from stores import store_of
 
 TOKENS = np.arange(100, dtype=np.uint16)
 
@@ -81,6 +83,62 @@ def test_blocks_of_a_store_travel_as_its_name(tmp_path: Path) -> None:
     again = pickle.loads(packed)
     assert len(again) == len(blocks)
     assert torch.equal(again[7]["input_ids"], blocks[7]["input_ids"])
+
+
+def by_definition(documents: list[list[int]], start: int, seq_length: int, how: Documents) -> list[dict[str, list[int]]]:
+    """Blocks of documents, token by token."""
+    places = [(number, at) for number, document in enumerate(documents) for at in range(len(document))][start:]
+    blocks = []
+    for begin in range(0, len(places) - seq_length, seq_length):
+        block: dict[str, list[int]] = {"input_ids": [], "shift_labels": [], "position_ids": []}
+        for (number, at), (next_number, next_at) in itertools.pairwise(places[begin : begin + seq_length + 1]):
+            is_hidden = (how.reset_attention_mask and number != next_number) or (
+                how.eod_mask_loss and next_at == len(documents[next_number]) - 1
+            )
+            block["input_ids"].append(documents[number][at])
+            block["shift_labels"].append(-100 if is_hidden else documents[next_number][next_at])
+            begun = block["position_ids"] and at > 0
+            block["position_ids"].append(block["position_ids"][-1] + 1 if begun else 0)
+        blocks.append(block)
+    return blocks
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 5), st.integers(1, 12), st.tuples(*[st.booleans()] * 3))
+def test_documents_inside_blocks_are_those_of_the_store(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], start: int, seq_length: int, how: tuple[bool, bool, bool]
+) -> None:
+    documents = [[20 * number + place for place in range(length)] for number, length in enumerate(lengths)]
+    if sum(lengths) < start + seq_length + 1:
+        return
+    store = store_of(tmp_path_factory.getbasetemp(), documents)
+    blocks = TokenBlocks(store, start, store.num_tokens, seq_length, Documents(*how))
+    expected = by_definition(documents, start, seq_length, blocks.documents)
+    samples = blocks.__getitems__(list(range(len(blocks)))[::-1])[::-1]
+    assert [{name: values.tolist() for name, values in sample.items()} for sample in samples] == [
+        block if blocks.documents.are_apart else {name: block[name] for name in ("input_ids", "shift_labels")} for block in expected
+    ]
+    assert all(torch.equal(blocks[-1][name], values) for name, values in samples[-1].items())
+
+
+def test_a_batch_of_blocks_says_what_keeps_documents_apart(tmp_path: Path) -> None:
+    store = store_of(tmp_path, [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10]])
+    blocks = TokenBlocks(store, 0, 10, 4, Documents(reset_position_ids=True, reset_attention_mask=True))
+    assert set(collate_blocks(blocks.__getitems__([0]))) == {"input_ids", "shift_labels"}  # one document: nothing to keep apart
+    batch = collate_blocks(blocks.__getitems__([0, 1]))
+    assert set(batch) == {"input_ids", "shift_labels", "position_ids"}
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 0]]
+    assert batch["shift_labels"].tolist() == [[2, 3, 4, 5], [6, 7, -100, 9]]
+    assert all(torch.equal(collate_blocks([blocks[0], blocks[1]])[name], values) for name, values in batch.items())
+    seen = collate_blocks(blocks.__getitems__([1]), reset_attention_mask=False)
+    assert seen["position_ids"].tolist() == [[0, 1, 2, 0]]
+    assert seen["attention_mask"].tolist() == [[1, 1, 1, 1]]
+    masked = collate_blocks(blocks.__getitems__([1]), reset_position_ids=False)
+    assert set(masked) == {"input_ids", "shift_labels", "attention_mask"}
+    assert masked["attention_mask"].int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]]]
+    with pytest.raises(ValueError, match="only a store knows"):
+        TokenBlocks(TOKENS, 0, 100, 8, Documents(eod_mask_loss=True))
+    assert pickle.loads(pickle.dumps(blocks)).documents == blocks.documents
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 from pathlib import Path
@@ -47,6 +48,55 @@ def test_one_corpus_is_split_in_three(corpus: Path, tmp_path: Path) -> None:
     assert (len(prepared.train), len(prepared.eval), len(prepared.test)) == (79, 14, 4)  # type: ignore[arg-type]
     assert [first(part) for part in (prepared.train, prepared.eval, prepared.test)] == [97, ord(TEXT[800]), ord(TEXT[950])]
     assert prepared.tokenizer.fingerprint == Tokenizer.bytes().fingerprint
+
+
+def test_whole_texts_share_rows_and_belong_to_the_split_in_which_they_begin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lengths = [5, 9, 30, 2, 8, 6, 12, 3, 7, 18]  # and the end token of each: 110 tokens
+    (tmp_path / "texts.jsonl").write_text("".join('{"text": "%s"}\n' % (chr(97 + at) * length) for at, length in enumerate(lengths)))
+    caplog.set_level(logging.INFO, "ironloom")
+
+    def rows(split: str, **options: Any) -> list[list[tuple[str, int, bool]]]:
+        """The documents of each row: letter, length, and whether its last label is the end token."""
+        prepared = data(tmp_path / "texts.jsonl", tmp_path, seq_length=20, splits=(0.5, 0.5, 0.0), packing="best_fit", **options)
+        found = []
+        for row in getattr(prepared, split):
+            pieces: list[tuple[str, int, bool]] = []
+            for letter, run in itertools.groupby(
+                zip(row["input_ids"].tolist(), row["shift_labels"].tolist(), strict=True), lambda pair: pair[0]
+            ):
+                labels = [label for _, label in run]
+                if letter != 256:
+                    pieces.append((chr(letter), len(labels), labels[-1] == 256))
+            found.append(pieces)
+        return found
+
+    apart = {"reset_position_ids": True, "reset_attention_mask": True}
+    assert rows("train", **apart) == [
+        [("a", 5, True), ("d", 2, True), ("e", 8, True)],
+        [("b", 9, True), ("c", 10, True)],
+        [("c", 20, False)],
+    ]
+    assert {letter for row in rows("eval", **apart) for letter, *_ in row} == set("fghij")
+    assert len(rows("eval", **apart, eval_samples=1)) == 1
+    assert not any(ends for row in rows("train", **apart, eod_mask_loss=True) for *_, ends in row)
+    assert "training data: 5 documents in " in caplog.text
+    # Where texts see each other, the end token of each stands between them.
+    prepared = data(tmp_path / "texts.jsonl", tmp_path, seq_length=20, splits=(1, 0, 0), packing="best_fit")
+    assert set(prepared.train[0]) == {"input_ids", "shift_labels"}
+    assert sum(int((row["input_ids"] == 256).sum()) for row in prepared.train) == 10  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="packing: texts are packed as concat or best_fit, not 'none'"):
+        data(tmp_path / "texts.jsonl", tmp_path, packing="none")
+
+
+def test_texts_end_to_end_may_be_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "abc"}\n{"text": "defgh"}\n{"text": "ijklmnopqrs"}\n')
+    options: dict[str, Any] = {"seq_length": 8, "splits": (1, 0, 0)}
+    apart = data(tmp_path / "texts.jsonl", tmp_path, reset_position_ids=True, reset_attention_mask=True, **options)
+    assert apart.train[0]["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert apart.train[0]["shift_labels"].tolist() == [*b"bc", 256, -100, *b"efgh"]
+    together = data(tmp_path / "texts.jsonl", tmp_path, eod_mask_loss=True, **options)
+    assert together.train[0]["shift_labels"].tolist() == [*b"bc", -100, *b"defgh"]
+    assert "position_ids" not in together.train[0]
 
 
 def test_a_share_of_zero_is_no_set(corpus: Path, tmp_path: Path) -> None:

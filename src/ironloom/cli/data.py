@@ -66,6 +66,8 @@ def prepare(
             target = output / name / types[0].partition("_")[0]
             ironcore.write(store, target, types)
             print(f"  written to {target}")
+    for name, plan in found.plans.items():
+        print(f"{name}: {plan}")
 
 
 @app.command("inspect", cls=ConfiguredCommand)

@@ -3,9 +3,11 @@
 from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
 from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
 from ironloom.data.corpus import fingerprint, read_documents
+from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader, make_loader
 from ironloom.data.mixture import Mixture
 from ironloom.data.order import Permutation
+from ironloom.data.packed import PackedRows
 from ironloom.data.plan import steps_of_epochs
 from ironloom.data.preferences import DPOData, PreferencePairs, collate_pairs
 from ironloom.data.pretrain import PretrainData
@@ -19,9 +21,11 @@ from ironloom.data.tokenizer_types import make_tokenizer
 __all__ = [
     "ColumnFilter",
     "DPOData",
+    "Documents",
     "IterableLoader",
     "Loader",
     "Mixture",
+    "PackedRows",
     "PadCollator",
     "Permutation",
     "PreferencePairs",

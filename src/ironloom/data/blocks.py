@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from ironloom.data.collate import default_collate
+from ironloom.data.isolation import TOGETHER, Documents, has_several, keep_apart, restarting
+from ironloom.data.rows import NOT_TRAINED
 from ironloom.data.store import TokenStore
 from ironloom.errors import DataError
 
@@ -27,29 +29,34 @@ class TokenBlocks:
         start: First token of the range.
         stop: End of the range.
         seq_length: Tokens per sample.
+        documents: What becomes of the documents inside blocks; only of those of a store, which knows where they are.
 
     Raises:
         DataError: If the range is shorter than one block.
     """
 
-    def __init__(self, tokens: TokenStore | NDArray[Any], start: int, stop: int, seq_length: int):
+    def __init__(self, tokens: TokenStore | NDArray[Any], start: int, stop: int, seq_length: int, documents: Documents = TOGETHER):
         array = tokens.tokens if isinstance(tokens, TokenStore) else tokens
         if not 0 <= start <= stop <= len(array):
             raise ValueError(f"tokens {start} to {stop} were asked for, there are {len(array)}")
+        if documents != TOGETHER and not isinstance(tokens, TokenStore):
+            raise ValueError("only a store knows where documents begin")
         if stop - start < seq_length + 1:
             raise DataError(
                 f"{stop - start} tokens are less than one sequence: {seq_length + 1} are needed for a sequence length "
                 f"of {seq_length} (use shorter sequences, more text, or another split)"
             )
         self.seq_length = seq_length
+        self.documents = documents
         self._source = tokens
         self._range = start, stop
         # Slicing a plain array is several times faster than slicing a memmap, and reads the same file.
         self._tokens = np.asarray(array).view(np.ndarray)[start:stop]
+        self._offsets = np.asarray(tokens.offsets).view(np.ndarray) if isinstance(tokens, TokenStore) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the name of the file, not as its content."""
-        return TokenBlocks, (self._source, *self._range, self.seq_length)
+        return TokenBlocks, (self._source, *self._range, self.seq_length, self.documents)
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -65,7 +72,10 @@ class TokenBlocks:
         return np.full(len(indices), self.seq_length, dtype=np.int64)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One block: ``input_ids`` and ``shift_labels``, int64 of shape (seq_length,)."""
+        """One block: ``input_ids`` and ``shift_labels``, int64 of shape (seq_length,).
+
+        Where documents are kept apart, also ``position_ids``, which begin again at 0 with each of them.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         sample: dict[str, torch.Tensor] = self._read([index % len(self)])[0]
@@ -81,15 +91,38 @@ class TokenBlocks:
         for row, index in enumerate(indices):
             rows[row] = tokens[index * length : index * length + length + 1]
         # Made wider all at once: a row at a time is half as fast.
-        inputs, labels = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
-        return BlockRows({"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)})
+        columns = {"input_ids": rows[:, :-1].astype(np.int64), "shift_labels": rows[:, 1:].astype(np.int64)}
+        if self.documents != TOGETHER:
+            self._mark(columns, np.array(indices, dtype=np.int64))
+        return BlockRows({name: torch.from_numpy(values) for name, values in columns.items()})
+
+    def _mark(self, columns: dict[str, NDArray[np.int64]], indices: NDArray[np.int64]) -> None:
+        """Take out the labels that documents make none, and add positions that begin again."""
+        assert self._offsets is not None
+        length, labels = self.seq_length, columns["shift_labels"]
+        begins = self._range[0] + indices * length
+        # The documents that begin behind the first token of each block, up to the one behind its last label.
+        first = np.searchsorted(self._offsets, begins, side="right")
+        counts = np.searchsorted(self._offsets, begins + length + 1, side="right") - first
+        row = np.repeat(np.arange(len(indices)), counts)
+        place = self._offsets[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(row))] - begins[row]
+        if self.documents.eod_mask_loss:
+            ends = place > 1
+            labels[row[ends], place[ends] - 2] = NOT_TRAINED
+        if self.documents.reset_attention_mask:
+            followed = place <= length
+            labels[row[followed], place[followed] - 1] = NOT_TRAINED
+        if self.documents.are_apart:
+            inside = place < length
+            starts = np.concatenate([np.arange(len(indices)) * length, row[inside] * length + place[inside]])
+            columns["position_ids"] = restarting(labels.size, np.sort(starts)).reshape(labels.shape)
 
 
 class BlockRows(Sequence[dict[str, torch.Tensor]]):
     """Samples that lie in one batch already: a sequence of dicts for any collator, the batch itself for ours.
 
     Attributes:
-        batch: ``input_ids`` and ``shift_labels``, int64 of shape (samples, seq_length).
+        batch: ``input_ids``, ``shift_labels`` and perhaps ``position_ids``, int64 of shape (samples, seq_length).
     """
 
     def __init__(self, batch: dict[str, torch.Tensor]):
@@ -108,15 +141,27 @@ class BlockRows(Sequence[dict[str, torch.Tensor]]):
         return (self[place] for place in range(len(self)))
 
 
-def collate_blocks(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def collate_blocks(
+    samples: Sequence[dict[str, torch.Tensor]], reset_position_ids: bool = True, reset_attention_mask: bool = True
+) -> dict[str, torch.Tensor]:
     """The batch of samples of :class:`TokenBlocks`; copies nothing when they were read together.
 
+    Args:
+        samples: Blocks.
+        reset_position_ids: Where samples have ``position_ids``: see :func:`ironloom.data.isolation.keep_apart`.
+        reset_attention_mask: The same.
+
     Returns:
-        ``input_ids`` and ``shift_labels``, int64 of shape (samples, seq_length).
+        ``input_ids`` and ``shift_labels``, int64 of shape (samples, seq_length), and what keeps the documents of a block apart
+        if any block has several.
     """
-    if isinstance(samples, BlockRows):
-        return samples.batch
-    return default_collate(samples)  # type: ignore[no-any-return]
+    batch: dict[str, torch.Tensor] = dict(samples.batch) if isinstance(samples, BlockRows) else default_collate(samples)
+    if "position_ids" not in batch:
+        return batch
+    if not has_several(batch["position_ids"]):
+        del batch["position_ids"]
+        return batch
+    return keep_apart(batch, reset_position_ids, reset_attention_mask)
 
 
 def split_ranges(num_tokens: int, splits: Sequence[float]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from ironloom.data.blocks import TokenBlocks
 from ironloom.data.fetch import BatchReader, Collate, MapDataset
 from ironloom.data.mixture import Mixture, SourceCounter
 from ironloom.data.order import Ordered
+from ironloom.data.packed import PackedRows
 from ironloom.data.plan import BatchPlan
 from ironloom.data.rows import TrainedRows
 from ironloom.data.workers import WorkerPool
@@ -162,7 +163,7 @@ def _is_stored(dataset: Any) -> bool:
     """Whether samples come out of token stores."""
     if isinstance(dataset, Mixture):
         return all(_is_stored(part) for part in dataset.sources.values())
-    return isinstance(dataset, TokenBlocks | TrainedRows)
+    return isinstance(dataset, TokenBlocks | TrainedRows | PackedRows)
 
 
 def check_sizes(batch_size: int, rank: int, size: int, num_workers: int, prefetch_factor: int | None, persistent_workers: bool) -> None:

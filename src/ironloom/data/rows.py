@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ironloom.data.isolation import keep_apart
 from ironloom.data.store import TokenStore
 
 NOT_TRAINED = -100
@@ -63,8 +65,46 @@ class TrainedRows:
         return {"input_ids": torch.from_numpy(ids[:-1]), "shift_labels": torch.from_numpy(labels)}
 
 
-def collate_rows(samples: Sequence[dict[str, torch.Tensor]], pad_token_id: int = 0, length: int | None = None) -> dict[str, torch.Tensor]:
-    """The batch of samples of :class:`TrainedRows`, filled up on the right.
+class JoinedRows(Sequence[dict[str, torch.Tensor]]):
+    """Rows that lie behind one another: a sequence of dicts for any collator, in one piece for ours.
+
+    Args:
+        columns: What samples have, row after row, each of shape (tokens,).
+        edges: Where each row starts and the last one ends, (rows + 1,).
+    """
+
+    def __init__(self, columns: dict[str, NDArray[np.int64]], edges: list[int]):
+        self.columns = columns
+        self.edges = edges
+
+    @classmethod
+    def of(cls, samples: Sequence[dict[str, torch.Tensor]]) -> JoinedRows:
+        """The samples behind one another; as they are if they lie so already."""
+        if isinstance(samples, JoinedRows):
+            return samples
+        columns = {name: torch.cat([sample[name] for sample in samples]).numpy() for name in samples[0]}
+        return cls(columns, [0, *itertools.accumulate(len(sample["input_ids"]) for sample in samples)])
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        """One sample, or a list of them for a slice; its tensors are views."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        begin, end = self.edges[place], self.edges[place + 1]
+        return {name: torch.from_numpy(values[begin:end]) for name, values in self.columns.items()}
+
+
+def collate_rows(
+    samples: Sequence[dict[str, torch.Tensor]],
+    pad_token_id: int = 0,
+    length: int | None = None,
+    reset_position_ids: bool = True,
+    reset_attention_mask: bool = True,
+) -> dict[str, torch.Tensor]:
+    """The batch of samples of :class:`TrainedRows` or ``PackedRows``, filled up on the right.
 
     What stands on the right of a row changes nothing in it: its tokens look to the left, and the padding is not trained.
 
@@ -72,14 +112,24 @@ def collate_rows(samples: Sequence[dict[str, torch.Tensor]], pad_token_id: int =
         samples: Rows.
         pad_token_id: What rows are filled up with.
         length: Fill up to this many tokens; None: to the longest row.
+        reset_position_ids: Where samples have ``position_ids``: see :func:`ironloom.data.isolation.keep_apart`.
+        reset_attention_mask: The same.
 
     Returns:
-        ``input_ids`` and ``shift_labels``, int64 of shape (samples, longest or ``length``).
+        ``input_ids`` and ``shift_labels``, int64 of shape (samples, longest or ``length``), and what keeps the documents of a row
+        apart if any row has several; padding is a document of its own.
     """
-    length = length or max(len(sample["input_ids"]) for sample in samples)
+    rows = JoinedRows.of(samples)
+    spans = list(itertools.pairwise(rows.edges))
+    length = length or max(end - begin for begin, end in spans)
+    positions = rows.columns.get("position_ids")
+    is_packed = positions is not None and any(positions[end - 1] != end - begin - 1 for begin, end in spans)
+    filling = {"input_ids": pad_token_id, "shift_labels": NOT_TRAINED} | ({"position_ids": np.arange(length)} if is_packed else {})
     batch = {}
-    for name, fill in (("input_ids", pad_token_id), ("shift_labels", NOT_TRAINED)):
-        batch[name] = torch.full((len(samples), length), fill, dtype=torch.int64)
-        for row, sample in zip(batch[name], samples, strict=True):
-            row[: len(sample[name])] = sample[name]
-    return batch
+    for name, fill in filling.items():
+        batch[name] = np.empty((len(spans), length), dtype=np.int64)
+        for row, (begin, end) in zip(batch[name], spans, strict=True):
+            row[: end - begin] = rows.columns[name][begin:end]
+            row[end - begin :] = fill if isinstance(fill, int) else fill[: length - (end - begin)]
+    tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
+    return keep_apart(tensors, reset_position_ids, reset_attention_mask) if is_packed else tensors

@@ -9,15 +9,17 @@ from ironloom.data.chat.encoder import ChatEncoder, RowEncoder, TooLong
 from ironloom.data.chat.render import ChatRenderer, TrainOn
 from ironloom.data.chat.sources import Conversations, RecordSource
 from ironloom.data.entries import Datasets
+from ironloom.data.packed import PackedRows
+from ironloom.data.packing_plan import packing_plan
 from ironloom.data.rows import TrainedRows
 from ironloom.data.store import TokenStore
 from ironloom.data.task_data import TaskData
 from ironloom.data.tokenizer import Tokenizer
-from ironloom.errors import ConfigError, DataError
+from ironloom.errors import ConfigError, DataError, Problem
 from ironloom.settings.groups import DatasetEntry
 
 
-class SFTData(TaskData[TrainedRows]):
+class SFTData(TaskData[TrainedRows | PackedRows]):
     """Training, evaluation and test conversations as rows of tokens, with the tokenizer that made them.
 
     The tokenizer carries the chat template that was used, so that it is saved with the model. A tokenizer that is trained is
@@ -29,6 +31,8 @@ class SFTData(TaskData[TrainedRows]):
         chat_template_arguments: Further variables of the template.
         train_on: ``all`` answers of a conversation or the ``last`` one.
         too_long: What becomes of rows that are longer than ``seq_length``, see ``ChatEncoder``.
+        packing: ``none``: a row for each conversation; ``best_fit``: several whole ones in a row, which do not know of each other,
+            see :mod:`ironloom.data.packing`. None is ``none``.
         **options: All other options.
 
     Raises:
@@ -49,14 +53,18 @@ class SFTData(TaskData[TrainedRows]):
         chat_template_arguments: Mapping[str, Any] | None = None,
         train_on: TrainOn = "all",
         too_long: TooLong = "right",
+        packing: str | None = None,
         **options: Any,
     ):
+        if packing not in (None, "none", "best_fit"):
+            raise ConfigError(Problem(f"expected none or best_fit, found {packing!r}: concat would cut conversations", path="packing"))
         super().__init__(train_datasets, **options)
         sources = (part.source for parts in self._parts.values() for part in parts)
         self._template = _template(chat_template, (entry for source in sources for entry in source.entries))  # type: ignore[attr-defined]
         self._template_arguments = dict(chat_template_arguments or {})
         self._train_on = train_on
         self._too_long = too_long
+        self._is_best_fit = packing == "best_fit"
 
     def _source_of(self, datasets: Datasets) -> RecordSource[Any]:
         return self._source.of(datasets)
@@ -69,11 +77,13 @@ class SFTData(TaskData[TrainedRows]):
     def _units(self, store: TokenStore) -> int:
         return store.num_documents // len(self.types)
 
-    def _rows(self, store: TokenStore, start: int, stop: int, limit: int | None) -> TrainedRows:
-        if limit is not None:
-            stop = min(stop, start + limit)
+    def _rows(self, store: TokenStore, start: int, stop: int, limit: int | None) -> TrainedRows | PackedRows:
         if stop == start:
             raise DataError(f"none of the {self._units(store)} samples falls to it (use more {self._source.what}, or other splits)")
+        if self._is_best_fit:
+            return PackedRows(store, packing_plan(store, start, stop, self.seq_length, cache_dir=self._cache_dir), limit)
+        if limit is not None:
+            stop = min(stop, start + limit)
         return self._rows_type(store, start * len(self.types), stop * len(self.types))
 
 

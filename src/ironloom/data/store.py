@@ -191,12 +191,17 @@ class TokenStore:
             DataError: Naming the file that differs.
         """
         for name, expected in self._meta["files"].items():
-            hasher = xxhash.xxh3_64()
-            with (self.folder / name).open("rb") as file:
-                while chunk := file.read(_HASH_CHUNK):
-                    hasher.update(chunk)
-            if hasher.hexdigest() != expected["xxh3"]:
+            if content_hash(self.folder / name) != expected["xxh3"]:
                 raise DataError(f"{self.folder / name}: the content is damaged; delete the folder to prepare it anew")
+
+
+def content_hash(path: Path) -> str:
+    """XXH3 of a file, which is read in pieces."""
+    hasher = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def prepare(

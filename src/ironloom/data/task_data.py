@@ -11,6 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from ironloom.data.blocks import split_ranges
 from ironloom.data.entries import Datasets, entry_problems
 from ironloom.data.mixture import Mixture
+from ironloom.data.packed import PackedRows
+from ironloom.data.packing_plan import PackingPlan
 from ironloom.data.preparation import build_store
 from ironloom.data.preparation.records import Source
 from ironloom.data.store import Encoder, Progress, TokenStore
@@ -123,6 +125,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         self._cache_dir = cache_dir
         self._num_workers = num_workers
         self._special_tokens = special_tokens
+        self._plans: dict[str, PackingPlan] = {}
         self._prepared: _Prepared[Rows] | None = None
 
     @abc.abstractmethod
@@ -209,6 +212,12 @@ class TaskData(abc.ABC, Generic[Rows]):
         """The first sample that begins at a unit of a store or behind it, see :meth:`_units`."""
         return unit
 
+    @property
+    def plans(self) -> dict[str, PackingPlan]:
+        """The plans of rows that documents share, by what they are for: that of training, and others that were needed so far."""
+        self._ready()
+        return dict(self._plans)
+
     def prepare(self, progress: Progress | None = None) -> None:
         """Read, train and tokenize what is not in the cache yet, and tell what was left out. Does nothing the second time.
 
@@ -284,9 +293,12 @@ class TaskData(abc.ABC, Generic[Rows]):
             units = self._units(store)
             start, stop = (0, units) if is_own else split_ranges(units, shares)[place]
             try:
-                found[label] = self._rows(store, start, stop, self._samples[purpose])
+                found[label] = rows = self._rows(store, start, stop, self._samples[purpose])
             except DataError as error:
                 raise DataError(f"{_shown(purpose, label)}: {error}") from error
+            if isinstance(rows, PackedRows) and _shown(purpose, label) not in self._plans:
+                self._plans[_shown(purpose, label)] = rows.plan
+                log.info("%s: %s", _shown(purpose, label), rows.plan)
         return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ironloom.errors import CheckpointError, ConfigError
-from ironloom.settings.model import LOADED, ModelConfig, shape_names
+from ironloom.settings.model import ModelConfig, shape_names
 
 CONFIG_NAME = "config.json"
 MODEL_TYPE = "ironloom"
@@ -43,7 +43,7 @@ class DecoderConfig:
         return {
             "model_type": MODEL_TYPE,
             "architectures": ["Decoder"],
-            **{name: value for name, value in self.settings.to_dict().items() if name not in LOADED},
+            **{name: value for name, value in self.settings.to_dict().items() if name in shape_names()},
             "vocab_size": self.vocab_size,
             "padded_vocab_size": self.padded_vocab_size,
             "eos_token_id": self.eos_token_id,

@@ -24,8 +24,8 @@ Datasets = list[str | dict[str, Any]] | None
 
 _CONVERSATIONS = ("pad_to_max_length", "pad_token_id", "chat_template", "chat_template_arguments", "too_long")
 _KEYS = {
-    "pretrain": (),
-    "sft": (*_CONVERSATIONS, "train_on"),
+    "pretrain": ("packing",),
+    "sft": (*_CONVERSATIONS, "train_on", "packing"),
     "dpo": (*_CONVERSATIONS, "dpo_loss", "dpo_beta", "dpo_label_smoothing"),
 }
 _ENTRY_KEYS = {
@@ -88,6 +88,11 @@ class DataGroup(Settings):
         "sft: leave rows out that are longer than a sequence, or cut that side off; they are counted. dpo: left cuts prompts; "
         "an answer is never cut.",
     )
+    packing: Literal["none", "concat", "best_fit"] | None = setting(
+        None,
+        "pretrain: concat, texts end to end, cut into sequences, or best_fit, whole texts that share a sequence. sft: none, or "
+        "best_fit, whole conversations that share one. null: concat, none.",
+    )
     dpo_loss: Literal["sigmoid", "ipo", "hinge", "sigmoid_norm"] = setting(
         "sigmoid", "dpo: the loss; sigmoid_norm is sigmoid with log-probabilities averaged over the tokens of an answer."
     )
@@ -97,6 +102,7 @@ class DataGroup(Settings):
     def problems(self) -> Iterable[Problem]:
         """What is wrong although every value is right alone."""
         yield from _unused(self)
+        yield from _packing_problems(self)
         if self.dpo_label_smoothing and self.dpo_loss in ("ipo", "hinge"):
             yield Problem(f"{self.dpo_loss} has none", path="dpo_label_smoothing", hint="sigmoid and sigmoid_norm have")
         if len(self.splits) != 3 or abs(sum(self.splits) - 1) > 1e-6:
@@ -146,6 +152,17 @@ def _unused(settings: DataGroup) -> Iterable[Problem]:
         if owners and settings.task not in owners and getattr(settings, field.name) != field.default:
             hint = f"it belongs to data.task_type: {' or '.join(owners)}"
             yield Problem(f"has no effect on {names.get(settings.task, settings.task)}", path=field.name, hint=hint)
+
+
+def _packing_problems(settings: DataGroup) -> Iterable[Problem]:
+    """Ways of packing that are for another task, and what has no effect with one."""
+    if settings.packing == "none" and settings.task == "pretrain":
+        yield Problem("texts are packed in some way", path="packing", hint="choose concat or best_fit")
+    if settings.packing == "concat" and settings.task == "sft":
+        yield Problem("would cut conversations", path="packing", hint="choose best_fit or none")
+    if settings.packing == "best_fit" and settings.task == "sft" and settings.pad_to_max_length:
+        message = "has no effect with packing: best_fit, which fills up every row in any case"
+        yield Problem(message, path="pad_to_max_length", hint="leave the key out")
 
 
 def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:

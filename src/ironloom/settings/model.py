@@ -18,8 +18,10 @@ Tokenizer = Literal["gpt2", "bbpe", "llama", "byte", "tiktoken", "sentencepiece"
 GATED_ACTIVATIONS = ("swiglu", "geglu", "geglu_tanh")
 #: Keys of a model that is loaded instead of built; the shape of a decoder has none of them.
 LOADED = ("name_or_path", "from_scratch", "lora")
+#: Keys of what becomes of documents that share a row.
+DOCUMENTS = ("reset_position_ids", "reset_attention_mask", "eod_mask_loss")
 #: Keys that count with a loaded model, too: what is not a part of its shape.
-_WITH_LOADED = (*LOADED, "max_seq_len", "precision", "tokenizer_type", "vocab_name_or_path")
+_WITH_LOADED = (*LOADED, *DOCUMENTS, "max_seq_len", "precision", "tokenizer_type", "vocab_name_or_path")
 
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[FiniteFloat, Gt(0)]
@@ -93,6 +95,9 @@ class ModelConfig(Settings):
     sliding_window: Count | None = setting(None, "How many tokens a token sees, itself among them; null: all before it")
     sliding_window_layers: list[int] | None = setting(None, "Numbers, from 0, of the layers with a sliding window; null: all")
     embedding_scale: Positive = setting(1.0, "Token embeddings are multiplied by it, as in Gemma by the root of d_model")
+    reset_position_ids: bool = setting(False, "Positions begin again with each document of a row; else they run on through the row")
+    reset_attention_mask: bool = setting(False, "No token sees another document of its row, and no label is in another one")
+    eod_mask_loss: bool = setting(False, "pretrain: the token that ends a document is not trained")
     name_or_path: str | None = setting(
         None, "Instead of a new decoder: a model to begin with, ours or one of transformers, by folder or Hugging Face id"
     )
@@ -164,8 +169,8 @@ class ModelConfig(Settings):
 
 
 def shape_names() -> list[str]:
-    """Keys of the decoder's shape, and of its text: all but those of a model that is loaded."""
-    return [name for name in field_names(ModelConfig) if name not in LOADED]
+    """Keys of the decoder's shape, and of its text: all but those of a model that is loaded, and of what shares a row."""
+    return [name for name in field_names(ModelConfig) if name not in (*LOADED, *DOCUMENTS)]
 
 
 def is_of_loaded(name: str) -> bool:

@@ -176,7 +176,7 @@ class TrainLoop:
 
     def _tokens(self, batch: Batch) -> int:
         """Input tokens of a batch, or its samples where there are no tokens."""
-        if self.args.include_num_input_tokens_seen == "non_padding" and "attention_mask" in batch:
+        if self.args.include_num_input_tokens_seen == "non_padding" and "attention_mask" in batch and batch["attention_mask"].ndim == 2:
             return int(batch["attention_mask"].sum())
         tokens = batch.get("input_ids")
         return tokens.numel() if isinstance(tokens, torch.Tensor) else batch_size(batch)

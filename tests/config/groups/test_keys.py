@@ -36,7 +36,8 @@ def default_of(group, key):
 #: Keys that the specification does not have: what its optimizers and schedules do not need, and options of fine-tuning.
 ADDED = {
     "optim": {"momentum", "lr_power", "decay_type", "cooldown_steps", "constant_lr", "checkpoint_step", "tau"},
-    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long", "dpo_loss", "dpo_beta", "dpo_label_smoothing"},
+    "data": {"chat_template", "chat_template_arguments", "train_on", "too_long", "dpo_loss", "dpo_beta", "dpo_label_smoothing", "packing"},
+    "model": {"reset_position_ids", "reset_attention_mask", "eod_mask_loss"},
 }
 
 
@@ -193,6 +194,8 @@ CONVERSATIONS = {
     "data.train_on": "last",
     "data.too_long": "drop",
 }
+# Values that say something else than the default; their tests are in test_documents.py.
+SHARING_ROWS = {"data.packing", "model.reset_position_ids", "model.reset_attention_mask", "model.eod_mask_loss"}
 PREFERENCES = {"data.dpo_loss": "ipo", "data.dpo_beta": 0.3, "data.dpo_label_smoothing": 0.1}
 TASK = {"data.task_type": "dpo"}
 NEVER = {"init.data_parallel_random_init": True}
@@ -209,6 +212,7 @@ def test_these_lists_cover_every_key():
     further = {key for key in OF_OTHER_MODELS if key.count(".") == 2}
     assert (
         set(OF_OTHER_MODELS)
+        | SHARING_ROWS
         | set(SHARDED)
         | set(RECOMPUTED)
         | set(CHOSEN)

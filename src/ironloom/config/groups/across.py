@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ironloom.config.groups import batch, loaded
+from ironloom.config.groups import batch, documents, loaded
 from ironloom.config.groups.gathered import DATA_FILE, SCHEMAS, Gathered
 from ironloom.config.validate import below, is_unknown_key
 from ironloom.errors import Origin, Problem
@@ -67,6 +67,7 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _parts(facts)
     yield from _datasets(facts)
     yield from _preferences(facts)
+    yield from documents.problems(facts)
     yield from _heads(facts)
     yield from _lengths(facts)
     yield from _vocabulary(facts)

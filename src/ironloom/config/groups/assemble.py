@@ -11,7 +11,7 @@ from ironloom.config.groups.keys import Keys
 from ironloom.config.groups.optimization import optimizer_of, schedule_of
 from ironloom.config.groups.rules import Groups
 from ironloom.config.sourced import Sourced, settle
-from ironloom.settings.model import shape_names
+from ironloom.settings.model import DOCUMENTS, shape_names
 
 ATTRIBUTE = "ironloom.config.targets:attribute"
 
@@ -76,9 +76,9 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
     # The size of a vocabulary that is loaded is its own: only one that somebody wrote is held against it.
     is_trained = groups.model.tokenizer_type == "bbpe" and groups.model.vocab_name_or_path is None
     is_given = found.origin(("data", "vocab_size")).route != "default"
-    target, options = "ironloom.data:PretrainData", {}
+    target, options = "ironloom.data:PretrainData", {"packing": key("data.packing"), **_documents(key, *DOCUMENTS)}
     if groups.data.task != "pretrain":
-        names = ["chat_template", "chat_template_arguments", "too_long", *(["train_on"] if groups.data.task == "sft" else [])]
+        names = ["chat_template", "chat_template_arguments", "too_long", *(["train_on", "packing"] if groups.data.task == "sft" else [])]
         target = "ironloom.data:SFTData" if groups.data.task == "sft" else "ironloom.data:DPOData"
         options = {name: key(f"data.{name}") for name in names}
     return _node(
@@ -102,18 +102,27 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
 
 
 def _collator(groups: Groups, key: Keys, data: Node, tokenizer: Node) -> Node:
-    if groups.data.task == "pretrain":
-        return _node("ironloom.data:collate_blocks", mode="partial")
+    # Conversations that share a row are kept apart in any case.
+    apart = _documents(key, "reset_position_ids", "reset_attention_mask") if groups.data.task == "pretrain" else {}
+    is_packed = groups.data.packing == "best_fit"
+    if groups.data.task == "pretrain" and not is_packed:
+        return _node("ironloom.data:collate_blocks", mode="partial", **apart)
     # Slices of sequences and pipelines want rows of one length.
-    fixed = groups.data.pad_to_max_length or groups.trainer.pipeline_model_parallel_size > 1
+    fixed = groups.data.pad_to_max_length or groups.trainer.pipeline_model_parallel_size > 1 or is_packed
     length = _node(ATTRIBUTE, data, "seq_length")
     padding = _node(ATTRIBUTE, tokenizer, "pad_token_id") if groups.data.pad_token_id < 0 else key("data.pad_token_id")
     return _node(
-        "ironloom.data:collate_rows" if groups.data.task == "sft" else "ironloom.data:collate_pairs",
+        "ironloom.data:collate_pairs" if groups.data.task == "dpo" else "ironloom.data:collate_rows",
         mode="partial",
         pad_token_id=padding,
         length=length if fixed else key.derived(None, "data.pad_to_max_length"),
+        **apart,
     )
+
+
+def _documents(key: Keys, *names: str) -> dict[str, Any]:
+    """What becomes of documents that share a row."""
+    return {name: key(f"model.{name}") for name in names}
 
 
 def _vocabulary(groups: Groups, found: Gathered, key: Keys) -> Sourced:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ironloom.data.inspect.text import Reader
+from ironloom.data.packing import Window, windows
 from ironloom.data.store import TokenStore
 
 
@@ -19,13 +20,13 @@ class Packing:
 
     Attributes:
         kind: ``none``: each document has a row of its own, and what is beyond a row is lost; ``concat``: one after the other, cut
-            where a row ends.
+            where a row ends; ``best_fit``: whole documents share a row, see ``data.packing``.
         rows: How many rows there are.
         fill: Share of their places that hold a token.
         cut: Documents that are not whole in one row.
     """
 
-    kind: Literal["none", "concat"]
+    kind: Literal["none", "concat", "best_fit"]
     rows: int
     fill: float
     cut: int
@@ -58,6 +59,16 @@ def packings(store: TokenStore, unit: int, seq_length: int) -> Iterator[Packing]
     if store.trained is None and unit == 1 and store.num_tokens > seq_length:
         rows = (store.num_tokens - 1) // seq_length
         yield Packing("concat", rows, 1.0, _cut(store.offsets, seq_length, rows))
+    if unit == 1:
+        found = list(map(_best_fit, windows(store.offsets, 0, store.num_documents, seq_length, keep_last=False)))
+        rows, tokens, cut = np.sum(found, axis=0).tolist() if found else (0, 0, 0)
+        if rows:
+            yield Packing("best_fit", rows, tokens / (rows * seq_length), cut)
+
+
+def _best_fit(window: Window) -> tuple[int, int, int]:
+    """Rows, tokens in them, and documents that are longer than one."""
+    return len(window.counts), int(window.sizes.sum()), window.cut
 
 
 def _cut(offsets: NDArray[np.int64], seq_length: int, rows: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ironloom.data.inspect.report import Report, StoreReport
 
-_PACKINGS = {"none": "a row for each document", "concat": "packed as concat"}
+_PACKINGS = {"none": "a row for each document", "concat": "packed as concat", "best_fit": "packed as best_fit"}
 
 
 def facts(store: StoreReport, report: Report) -> Iterator[tuple[str, str]]:

@@ -60,8 +60,8 @@ class PreferencePairs(TrainedRows):
 class DPOData(SFTData):
     """Training, evaluation and test pairs as rows of tokens, with the tokenizer that made them.
 
-    Takes the arguments of :class:`ironloom.data.sft.SFTData` but ``train_on``: the answers that a pair differs in are
-    compared. Datasets are those of preferences (``python-docstrings`` has some), see ``records.pair_of``.
+    Takes the arguments of :class:`ironloom.data.sft.SFTData` but ``train_on`` and ``packing``: the answers that a pair differs in
+    are compared. Datasets are those of preferences (``python-docstrings`` has some), see ``records.pair_of``.
     """
 
     types = ("dpo_chosen", "dpo_rejected")
@@ -71,8 +71,13 @@ class DPOData(SFTData):
     _rows_type = PreferencePairs
 
     def __init__(self, *args: Any, **kwargs: Any):
-        if "train_on" in kwargs:
-            raise ConfigError(Problem("has no effect on pairs: the answers in which they differ are compared", path="train_on"))
+        reasons = {
+            "train_on": "has no effect on pairs: the answers in which they differ are compared",
+            "packing": "pairs are not packed: the two rows of a pair are compared",
+        }
+        problems = [Problem(reason, path=name) for name, reason in reasons.items() if name in kwargs]
+        if problems:
+            raise ConfigError(problems)
         super().__init__(*args, **kwargs)
 
 
