@@ -102,7 +102,8 @@ def test_lengths_and_their_histogram(seed: int) -> None:
 def test_packing_as_concat_is_told_as_counted_token_by_token(tmp_path: Path, seq_length: int) -> None:
     documents, _ = drawn(1)
     store = stored(tmp_path, documents)
-    none, concat = packings(store, 1, seq_length)
+    none, concat, best = packings(store, 1, seq_length)
+    assert (best.kind, best.cut) == ("best_fit", sum(len(document) > seq_length + 1 for document in documents))
     owners = [number for number, document in enumerate(documents) for _ in document]
     rows = (len(owners) - 1) // seq_length
     rows_of = [{place // seq_length for place, owner in enumerate(owners) if owner == number} for number in range(len(documents))]

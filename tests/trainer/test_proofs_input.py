@@ -320,8 +320,11 @@ def test_several_evaluation_sets_during_training(tmp_path: Path) -> None:
     trainer.train()
     found = [record["eval_b_loss"] for record in trainer.state.log_history if "eval_b_loss" in record]
     assert len(found) == 3 and trainer.state.best_metric == min(found)
-    with pytest.raises(ConfigError, match="no 'eval_loss'; it gives eval_a_loss"):
-        tiny_trainer(tmp_path, evaluation=sets, lr_scheduler_type="reduce_lr_on_plateau", **args).train()
+    steered = tiny_trainer(tmp_path / "total", evaluation=sets, lr_scheduler_type="reduce_lr_on_plateau", **args)
+    steered.train()
+    assert steered.lr_scheduler.best == min(record["eval_loss"] for record in steered.state.log_history if "eval_loss" in record)
+    with pytest.raises(ConfigError, match="no 'eval_c_loss'; it gives eval_a_loss"):
+        tiny_trainer(tmp_path / "none", evaluation=sets, metric_for_best_model="c_loss", **args).train()
 
 
 class Overflows(TinyLM):

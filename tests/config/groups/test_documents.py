@@ -26,7 +26,7 @@ def test_what_keeps_texts_apart_reaches_data_and_collator(write, name, packing):
     data, collator = arguments(write(DATA), f"data.packing={packing}", f"model.{name}={str(value).lower()}")
     assert {key: data[key] for key in DOCUMENTS} == {**DEFAULTS, name: value}
     assert data["packing"] == packing
-    expected = {key: data[key] for key in DOCUMENTS[:2]}
+    expected = {key: data[key] for key in DOCUMENTS[:2]} if name in DOCUMENTS[:2] else {}  # of texts in one run it is told nothing
     assert {key: found for key, found in collator.kwargs.items() if key in DOCUMENTS} == expected
     assert collator.target == f"ironloom.data:collate_{'rows' if packing == 'best_fit' else 'blocks'}"
 

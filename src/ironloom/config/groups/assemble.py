@@ -102,8 +102,9 @@ def _data(groups: Groups, found: Gathered, key: Keys) -> Node:
 
 
 def _collator(groups: Groups, key: Keys, data: Node, tokenizer: Node) -> Node:
-    # Conversations that share a row are kept apart in any case.
-    apart = _documents(key, "reset_position_ids", "reset_attention_mask") if groups.data.task == "pretrain" else {}
+    # Conversations that share a row are kept apart in any case; of texts that are not, samples hold nothing that could be used.
+    is_apart = groups.data.task == "pretrain" and (groups.model.reset_position_ids or groups.model.reset_attention_mask)
+    apart = _documents(key, "reset_position_ids", "reset_attention_mask") if is_apart else {}
     is_packed = groups.data.packing == "best_fit"
     if groups.data.task == "pretrain" and not is_packed:
         return _node("ironloom.data:collate_blocks", mode="partial", **apart)
