@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
+from ironloom.data.blocks import TokenBlocks, collate_blocks
 from ironloom.data.collate import ColumnFilter, default_collate
 from ironloom.data.isolation import Documents
 from ironloom.data.loader import Loader
+from ironloom.data.splits import split_ranges
 from ironloom.data.store import prepare
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError

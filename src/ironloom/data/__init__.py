@@ -1,6 +1,6 @@
 """Corpora to tokens, tokens to samples, samples to batches. Rank and size are integers here."""
 
-from ironloom.data.blocks import TokenBlocks, collate_blocks, split_ranges
+from ironloom.data.blocks import TokenBlocks, collate_blocks
 from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
 from ironloom.data.corpus import fingerprint, read_documents
 from ironloom.data.isolation import Documents
@@ -13,6 +13,7 @@ from ironloom.data.preferences import DPOData, PreferencePairs, collate_pairs
 from ironloom.data.pretrain import PretrainData
 from ironloom.data.rows import TrainedRows, collate_rows
 from ironloom.data.sft import SFTData
+from ironloom.data.splits import split_ranges
 from ironloom.data.store import TokenStore, prepare
 from ironloom.data.stream import IterableLoader
 from ironloom.data.tokenizer import Tokenizer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -162,23 +161,3 @@ def collate_blocks(
         del batch["position_ids"]
         return batch
     return keep_apart(batch, reset_position_ids, reset_attention_mask)
-
-
-def split_ranges(num_tokens: int, splits: Sequence[float]) -> list[tuple[int, int]]:
-    """Contiguous ranges of tokens in the proportions of ``splits``.
-
-    Args:
-        num_tokens: Length of the whole.
-        splits: Shares of at least 0, with a sum of 1.
-
-    Returns:
-        One ``(start, stop)`` for each share, each starting where the one before stops; together they cover everything.
-    """
-    edges = [min(num_tokens, round(num_tokens * share)) for share in np.cumsum([0.0, *splits])]
-    edges[-1] = num_tokens
-    # A trailing share of zero gets nothing of what the rounding of its forerunners leaves.
-    for place in range(len(splits) - 1, 0, -1):
-        if splits[place] > 0:
-            break
-        edges[place] = num_tokens
-    return list(itertools.pairwise(edges))

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from ironloom.data.blocks import split_ranges
 from ironloom.data.entries import Datasets, entry_problems
 from ironloom.data.mixture import Mixture
 from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import PackingPlan
 from ironloom.data.preparation import build_store
 from ironloom.data.preparation.records import Source
+from ironloom.data.splits import EVALUATION, PURPOSES, TEST, TRAINING, shares_of, split_problems, split_ranges
 from ironloom.data.store import Encoder, Progress, TokenStore
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.data.tokenizer_cache import made_tokenizer
 from ironloom.data.tokenizer_types import check_tokenizer_type
 from ironloom.errors import ConfigError, DataError, Problem
 from ironloom.settings.parts import label_problems, parts_of, ratio_problems, ratios_of
-
-TRAINING, EVALUATION, TEST = PURPOSES = ("training", "evaluation", "test")
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +193,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         A sample is as many documents as there are :attr:`types`. A document that a split cuts belongs where it begins.
         """
         ready = self._ready()
-        shares = self._shares(ready.stores)
+        shares = shares_of(self._splits, ready.stores)
         found = {}
         for purpose, stores in ready.stores.items():
             for label, store in stores.items():
@@ -276,15 +274,10 @@ class TaskData(abc.ABC, Generic[Rows]):
         found = self._split(purpose, self._ready().stores)
         return None if found is None else found.get("", found)
 
-    def _shares(self, stores: Collection[str]) -> tuple[float, ...]:
-        """The shares of the training stores that are for each of ``PURPOSES``, where some have stores of their own."""
-        evaluation, test = (0.0 if other in stores else share for other, share in zip(PURPOSES[1:], self._splits[1:], strict=True))
-        return 1 - evaluation - test, evaluation, test
-
     def _split(self, purpose: str, stores: dict[str, dict[str, TokenStore]]) -> dict[str, Rows] | None:
         """What is for a purpose, by label: stores of its own or, where there are none, a split of each training store."""
         place = PURPOSES.index(purpose)
-        shares = self._shares(stores)
+        shares = shares_of(self._splits, stores)
         is_own = purpose in stores and purpose != TRAINING
         if not is_own and shares[place] == 0:
             return None
@@ -316,14 +309,6 @@ def _name(purpose: str, label: str) -> str:
 
 def _shown(purpose: str, label: str) -> str:
     return f"{purpose} data {label}".rstrip()
-
-
-def split_problems(splits: Any) -> Iterator[Problem]:
-    """What is wrong with the shares of training, evaluation and test."""
-    if len(splits) != 3 or any(share < 0 for share in splits) or abs(sum(splits) - 1) > 1e-6:
-        yield Problem(f"expected three shares of at least 0 whose sum is 1, found {list(splits)}", path="splits")
-    elif splits[0] == 0:
-        yield Problem("the share of training data is 0", path="splits")
 
 
 def count_problems(**counts: int | None) -> Iterator[Problem]:
