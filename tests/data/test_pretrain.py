@@ -70,31 +70,32 @@ def test_whole_texts_share_rows_and_belong_to_the_split_in_which_they_begin(tmp_
             found.append(pieces)
         return found
 
-    apart = {"reset_position_ids": True, "reset_attention_mask": True}
-    assert rows("train", **apart) == [
+    assert rows("train") == [
         [("a", 5, True), ("d", 2, True), ("e", 8, True)],
         [("b", 9, True), ("c", 10, True)],
         [("c", 20, False)],
     ]
-    assert {letter for row in rows("eval", **apart) for letter, *_ in row} == set("fghij")
-    assert len(rows("eval", **apart, eval_samples=1)) == 1
-    assert not any(ends for row in rows("train", **apart, eod_mask_loss=True) for *_, ends in row)
+    assert {letter for row in rows("eval") for letter, *_ in row} == set("fghij")
+    assert len(rows("eval", eval_samples=1)) == 1
+    assert not any(ends for row in rows("train", eod_mask_loss=True) for *_, ends in row)
     assert "training data: 5 documents in " in caplog.text
     # Where texts see each other, the end token of each stands between them.
-    prepared = data(tmp_path / "texts.jsonl", tmp_path, seq_length=20, splits=(1, 0, 0), packing="best_fit")
+    together = {"reset_position_ids": False, "reset_attention_mask": False}
+    prepared = data(tmp_path / "texts.jsonl", tmp_path, seq_length=20, splits=(1, 0, 0), packing="best_fit", **together)
     assert set(prepared.train[0]) == {"input_ids", "shift_labels"}
     assert sum(int((row["input_ids"] == 256).sum()) for row in prepared.train) == 10  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="packing: texts are packed as concat or best_fit, not 'none'"):
         data(tmp_path / "texts.jsonl", tmp_path, packing="none")
 
 
-def test_texts_end_to_end_may_be_kept_apart(tmp_path: Path) -> None:
+def test_texts_end_to_end_are_kept_apart_unless_they_shall_not_be(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "abc"}\n{"text": "defgh"}\n{"text": "ijklmnopqrs"}\n')
     options: dict[str, Any] = {"seq_length": 8, "splits": (1, 0, 0)}
-    apart = data(tmp_path / "texts.jsonl", tmp_path, reset_position_ids=True, reset_attention_mask=True, **options)
+    apart = data(tmp_path / "texts.jsonl", tmp_path, **options)
     assert apart.train[0]["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert apart.train[0]["shift_labels"].tolist() == [*b"bc", 256, -100, *b"efgh"]
-    together = data(tmp_path / "texts.jsonl", tmp_path, eod_mask_loss=True, **options)
+    one = {"reset_position_ids": False, "reset_attention_mask": False}
+    together = data(tmp_path / "texts.jsonl", tmp_path, eod_mask_loss=True, **one, **options)
     assert together.train[0]["shift_labels"].tolist() == [*b"bc", -100, *b"defgh"]
     assert "position_ids" not in together.train[0]
 

@@ -41,8 +41,8 @@ class PretrainData(TaskData[TokenBlocks | PackedRows]):
         train_datasets: Datasets,
         *,
         packing: str | None = None,
-        reset_position_ids: bool = False,
-        reset_attention_mask: bool = False,
+        reset_position_ids: bool = True,
+        reset_attention_mask: bool = True,
         eod_mask_loss: bool = False,
         **options: Any,
     ):

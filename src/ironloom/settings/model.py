@@ -95,8 +95,8 @@ class ModelConfig(Settings):
     sliding_window: Count | None = setting(None, "How many tokens a token sees, itself among them; null: all before it")
     sliding_window_layers: list[int] | None = setting(None, "Numbers, from 0, of the layers with a sliding window; null: all")
     embedding_scale: Positive = setting(1.0, "Token embeddings are multiplied by it, as in Gemma by the root of d_model")
-    reset_position_ids: bool = setting(False, "Positions begin again with each document of a row; else they run on through the row")
-    reset_attention_mask: bool = setting(False, "No token sees another document of its row, and no label is in another one")
+    reset_position_ids: bool = setting(True, "Positions begin again with each document of a row; else they run on through the row")
+    reset_attention_mask: bool = setting(True, "No token sees another document of its row, and no label is in another one")
     eod_mask_loss: bool = setting(False, "pretrain: the token that ends a document is not trained")
     name_or_path: str | None = setting(
         None, "Instead of a new decoder: a model to begin with, ours or one of transformers, by folder or Hugging Face id"

@@ -26,9 +26,15 @@ def test_what_keeps_texts_apart_reaches_data_and_collator(write, name, packing):
     data, collator = arguments(write(DATA), f"data.packing={packing}", f"model.{name}={str(value).lower()}")
     assert {key: data[key] for key in DOCUMENTS} == {**DEFAULTS, name: value}
     assert data["packing"] == packing
-    expected = {key: data[key] for key in DOCUMENTS[:2]} if name in DOCUMENTS[:2] else {}  # of texts in one run it is told nothing
+    expected = {key: data[key] for key in DOCUMENTS[:2]}
     assert {key: found for key, found in collator.kwargs.items() if key in DOCUMENTS} == expected
     assert collator.target == f"ironloom.data:collate_{'rows' if packing == 'best_fit' else 'blocks'}"
+
+
+def test_of_texts_that_are_one_run_the_collator_is_told_nothing(write):
+    data, collator = arguments(write(DATA), *(f"model.{name}=false" for name in DOCUMENTS[:2]))
+    assert {data[name] for name in DOCUMENTS} == {False}
+    assert not {*collator.kwargs} & {*DOCUMENTS}
 
 
 def test_packed_rows_are_filled_up_to_the_sequence_length(write):
