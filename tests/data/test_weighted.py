@@ -101,7 +101,9 @@ def test_packed_labels_weigh_as_much_as_alone(tmp_path: Path) -> None:
     talks = [turns(*weights) for weights in ((0.5,), (1, 2), (None,), (0.25, 0, 3), (1.5,), (1,), (0.125, 0.75))]
     alone, packed = data(tmp_path, talks).train, data(tmp_path, talks, packing="best_fit").train
     assert isinstance(packed, PackedRows) and len(packed) < len(alone)
-    expected = [(int(label), float(weight)) for row in alone for label, weight in zip(row["shift_labels"], row["loss_weights"], strict=True)]
+    expected = [
+        (int(label), float(weight)) for row in alone for label, weight in zip(row["shift_labels"], row["loss_weights"], strict=True)
+    ]
     batch = collate_rows(packed.__getitems__(list(range(len(packed)))), length=300)
     counts = batch["shift_labels"] >= 0
     found = zip(batch["shift_labels"][counts].tolist(), batch["loss_weights"][counts].tolist(), strict=True)

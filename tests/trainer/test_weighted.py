@@ -134,7 +134,9 @@ def test_logits_without_labels_are_predicted_beside_weights(tmp_path: Path) -> N
     assert tiny_trainer(tmp_path, tiny_lm()).predict(samples).predictions.shape[0] == 4
 
 
-TALKS = [[user("q" * (n % 5)), answer("a" * (1 + n % 7), weight=(0.5, 1, 2, 0)[n % 4]), user("b"), answer("c" * (n % 3))] for n in range(12)]
+TALKS = [
+    [user("q" * (n % 5)), answer("a" * (1 + n % 7), weight=(0.5, 1, 2, 0)[n % 4]), user("b"), answer("c" * (n % 3))] for n in range(12)
+]
 
 
 @pytest.mark.parametrize("packing", ["none", "best_fit"])
