@@ -17,8 +17,8 @@ from ironloom.data import SFTData, collate_rows
 from ironloom.data.chat import ChatRenderer
 from ironloom.data.mixture import Mixture
 from ironloom.data.packed import PackedRows
-from ironloom.data.preparation import Counted, build_store
 from ironloom.data.preferences.records import pair_of
+from ironloom.data.preparation import Counted, build_store
 from ironloom.data.store import Rows, TokenStore
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError

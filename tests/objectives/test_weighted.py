@@ -114,7 +114,7 @@ def test_no_model_is_given_the_weights() -> None:
 )
 def test_a_loss_that_would_not_heed_them_is_refused(objective: Any) -> None:
     _, labels, weights = example()
-    with pytest.raises(ConfigError, match="the batches have 'loss_weights', which .* does not heed"):
+    with pytest.raises(ConfigError, match=r"the batches have 'loss_weights', which .* does not heed"):
         objective.weight({"input_ids": labels, "labels": labels, "loss_weights": weights})
 
 

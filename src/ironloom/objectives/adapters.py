@@ -47,7 +47,7 @@ class FunctionLoss(OutputObjective):
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Everything but the labels."""
-        return {key: value for key, value in batch.items() if key not in ("shift_labels", self.labels_key)}
+        return {key: value for key, value in batch.items() if key not in ("shift_labels", LOSS_WEIGHTS, self.labels_key)}
 
     def loss_sum(self, outputs: Any, batch: Batch, total: float) -> torch.Tensor:
         """The function's value times ``total``."""

@@ -271,6 +271,8 @@ class NativeEngine:
     @torch.no_grad()
     def predict(self, batch: Batch) -> EvalStep:
         """Logits of a batch without labels."""
+        if _has_weights(batch):
+            batch = {name: value for name, value in batch.items() if name != LOSS_WEIGHTS}
         with self._numerics():
             outputs = self._forward(**placed(batch, self.device))
         return EvalStep(0.0, 0, logits_of(outputs))

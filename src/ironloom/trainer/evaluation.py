@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ironloom.device import random_key, seed_everything
 from ironloom.errors import DataError
 from ironloom.objectives.base import IGNORE_INDEX, batch_size
-from ironloom.objectives.weighted import LOSS_WEIGHTS, plain
+from ironloom.objectives.weighted import plain
 from ironloom.parallel.team import Team
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
 
@@ -134,7 +134,7 @@ def evaluate(
             if need_labels or batch is None or labels_key in batch or "shift_labels" in batch:
                 step = engine.evaluate(batch, keep_logits=keep is not None)
             else:
-                step = engine.predict({name: value for name, value in batch.items() if name != LOSS_WEIGHTS})
+                step = engine.predict(batch)
             if batch is not None:
                 result.add(step, batch, keep, labels_key)
             after_batch()

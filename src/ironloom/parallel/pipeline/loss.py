@@ -12,7 +12,7 @@ import torch
 from ironloom.errors import ConfigError
 from ironloom.objectives import IGNORE_INDEX, CrossEntropy, ModelLoss, Objective, logits_of
 from ironloom.objectives.base import OutputObjective, batch_size, count_targets, no_loss
-from ironloom.objectives.weighted import refuse_weights
+from ironloom.objectives.weighted import LOSS_WEIGHTS, refuse_weights
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -42,7 +42,7 @@ class MeanLoss(OutputObjective):
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Everything but the labels."""
-        return {name: value for name, value in batch.items() if name != self.labels_key}
+        return {name: value for name, value in batch.items() if name not in (self.labels_key, LOSS_WEIGHTS)}
 
     def loss_sum(self, outputs: Any, batch: Mapping[str, Any], total: float) -> torch.Tensor:
         """The function's mean times the number of targets; nothing where there is none.
