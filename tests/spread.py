@@ -89,8 +89,18 @@ def packed_rows(count: int, length: int = 12, seed: int = 0) -> list[dict[str, t
     return samples
 
 
+def weighted_rows(count: int, length: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    """Rows whose labels weigh between 0 and 3, some of them nothing; every other sample weighs little."""
+    draw = torch.Generator().manual_seed(seed)
+    samples = []
+    for number, sample in enumerate(uneven_samples(count, length, seed)):
+        weights = (3.5 * torch.rand(length, generator=draw) - 0.5).clamp(min=0) * (0.01 if number % 2 else 1)
+        samples.append({**sample, "loss_weights": weights})
+    return samples
+
+
 #: What a run trains on, of so many samples.
-DATA = {"uneven": uneven_samples, "packed": packed_rows}
+DATA = {"uneven": uneven_samples, "packed": packed_rows, "weighted": weighted_rows}
 
 
 def spread_over(**sizes: Any) -> DeviceParameters:

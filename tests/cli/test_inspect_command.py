@@ -105,7 +105,8 @@ def test_a_clean_corpus_is_told_and_ends_with_0(tmp_path: Path, inspect: Any) ->
         "concat": (2, 2),
         "best_fit": (3, 0),
     }
-    assert store["samples"][0]["segments"][-1] == {"kind": "special", "trained": True, "tokens": 1, "text": "<|endoftext|>"}
+    end = {"kind": "special", "trained": True, "tokens": 1, "text": "<|endoftext|>", "weight": 1.0}
+    assert store["samples"][0]["segments"][-1] == end
 
 
 def test_broken_records_are_all_counted_over_all_files(tmp_path: Path, inspect: Any) -> None:
@@ -240,6 +241,21 @@ def test_what_is_trained_and_what_was_left_out(tmp_path: Path, inspect: Any) -> 
     assert texts == [["An answer<|im_end|>"], ["Another<|im_end|>"]]
     assert "  + | An answer<|im_end|>\n" in out
     assert "    | <|im_start|>user\n" in out
+
+
+def test_weights_of_answers_are_shown(tmp_path: Path, inspect: Any) -> None:
+    talk = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0.5}]
+    talk += [{"role": "user", "content": "R"}, {"role": "assistant", "content": "BB"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    (tmp_path / "chat.jinja").write_text(CHATML)
+    entries = f"train_datasets: [{tmp_path}/a.jsonl], task_type: sft, chat_template: {tmp_path}/chat.jinja, splits: [1.0, 0.0, 0.0]"
+    code, report, out = inspect(entries, "--samples", "1", length=200)
+    store = report["stores"]["training"]
+    assert (code, store["trained"], store["weight"]) == (0, 11 + 12, 0.5 * 11 + 12)
+    segments = [segment for segment in store["samples"][0]["segments"] if segment["trained"]]
+    assert [(segment["text"], segment["weight"]) for segment in segments] == [("A<|im_end|>", 0.5), ("BB<|im_end|>", 1.0)]
+    assert "  +0.5 | A<|im_end|>\n" in out and "  + | BB<|im_end|>\n" in out
+    assert ", weighing 17.5 together, masked" in out
 
 
 def test_both_sides_of_a_pair_are_shown(tmp_path: Path, inspect: Any) -> None:

@@ -155,7 +155,7 @@ def test_packed_rows_travel_as_names(cache: Path) -> None:
 def test_packed_rows_come_fast_from_anywhere(tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).lognormal(5.5, 1.2, 20_000).astype(np.int64) + 2
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    store: Any = SimpleNamespace(tokens=np.zeros(offsets[-1], dtype=np.uint16), offsets=offsets, trained=None, fingerprint="")
+    store: Any = SimpleNamespace(tokens=np.zeros(offsets[-1], dtype=np.uint16), offsets=offsets, trained=None, weights=None, fingerprint="")
     rows = PackedRows(store, packing_plan(store, 0, 20_000, 1024, cache_dir=tmp_path))
     loader = Loader(rows, batch_size=16, collate=lambda samples: collate_rows(samples, length=1024))
     rates = []

@@ -59,7 +59,7 @@ BLOCKS = {
     "docs/distributed.md": {"bash": 1, "yaml": 1, "console": 1},
     "docs/dream.md": {"python": 3, "bash": 1, "text": 2},
     "docs/equality.md": {"bash": 1},
-    "docs/fine-tuning.md": {"yaml": 1, "console": 1, "python": 1, "text": 1},
+    "docs/fine-tuning.md": {"yaml": 1, "console": 1, "python": 2, "text": 1},
     "docs/scale.md": {"bash": 1},
     "docs/packing.md": {"yaml": 1, "console": 1, "python": 2, "text": 1},
     "docs/optimizers.md": {"yaml": 2, "bash": 1, "console": 1, "python": 1, "text": 1},

@@ -210,6 +210,19 @@ PACKED = {
     ),
     "packed, Accelerate": Mode(2, None, (*TURNED, "llama"), cls=_accelerated, data="packed"),
 }
+#: Labels that do not all count alike.
+WEIGHTED = {
+    "weighted, data parallel": Mode(2, {"dp_replicate": 2}, ("decoder", "gpt2"), ONE, data="weighted"),
+    "weighted, sharded": Mode(2, {"dp_shard": 2}, TWO, data="weighted"),
+    "weighted, context parallel": Mode(2, {"context_parallel_size": 2}, TWO, ONE, data="weighted"),
+    "weighted, tensor parallel, loss parallel": Mode(2, {"tensor_parallel_size": 2, "loss_parallel": True}, TWO, ONE, data="weighted"),
+    "weighted, sharded x sequence and loss parallel": Mode(4, {"dp_shard": 2, **SPLIT}, ONE, data="weighted"),
+    "weighted, pipeline": Mode(2, {"pipeline_parallel_size": 2}, TWO, ONE, data="weighted"),
+    "weighted, pipeline x context parallel": Mode(
+        4, {"pipeline_parallel_size": 2, "context_parallel_size": 2}, ONE, args=EAGER, data="weighted"
+    ),
+    "weighted, Accelerate": Mode(2, None, TWO, cls=_accelerated, data="weighted"),
+}
 OWN = ("regression", "own loader", "sums and weights", "adversaries", "classifier")
 #: Trainers with steps of their own, on data that is no text; ``test_dream.py`` trains them.
 OWN_STEPS = {
@@ -228,6 +241,7 @@ SECTIONS = {
     "Pipelines of the plain trainer": STAGES,
     "Accelerate": ACCELERATED,
     "Packed rows": PACKED,
+    "Weighted labels": WEIGHTED,
     "Steps of one's own": OWN_STEPS,
 }
 MODES = {name: mode for section in SECTIONS.values() for name, mode in section.items()}

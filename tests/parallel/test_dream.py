@@ -19,7 +19,7 @@ from ironloom.configs import DeviceParameters
 from parallel.equality import differences, judge, largest
 from parallel.modes import OWN_STEPS
 from spawned import run
-from spread import whole
+from spread import gated_decoder, weighted_rows, whole
 
 EPOCHS = 7  # of three steps
 
@@ -129,6 +129,25 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     for mine, theirs in zip(parts, whole_run, strict=True):
         assert mine.records[:-1] == theirs.records[:-1]
         assert all(torch.equal(mine.weights[name], value) for name, value in theirs.weights.items())
+
+
+class Labelled(DreamTrainer):
+    """The default step on labels that do not count alike."""
+
+    def configure_models(self) -> None:
+        self.net = gated_decoder()  # without biases of keys, whose gradient is nothing but rounding
+
+    def configure_dataloaders(self) -> Any:
+        return weighted_rows(23), weighted_rows(7, seed=1)
+
+    def pre_train_step(self, batch: Any, batch_idx: int) -> None:
+        assert "loss_weights" in batch
+
+
+@pytest.mark.parametrize("way", [DeviceParameters.DDP, pytest.param(DeviceParameters.FSDP, marks=pytest.mark.slow)])
+def test_weights_of_labels_are_summed_over_processes(way: Any, tmp_path: Path) -> None:
+    alone = trained(Labelled, DeviceParameters, str(tmp_path))
+    assert_equal(alone, together(Labelled, way))
 
 
 class Parted(Ordered):

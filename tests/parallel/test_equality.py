@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from parallel.equality import MARK, TOLERANCE, check, shown, tables
-from parallel.modes import ALONE, OPTIONS, PACKED, PRODUCTS, SECTIONS, SLICED
+from parallel.modes import ALONE, OPTIONS, PACKED, PRODUCTS, SECTIONS, SLICED, WEIGHTED
 from spread import MODELS, spread_over, together, train
 
-MODES = {**ALONE, **PRODUCTS, **OPTIONS, **SLICED, **PACKED}
+MODES = {**ALONE, **PRODUCTS, **OPTIONS, **SLICED, **PACKED, **WEIGHTED}
 #: That the compiler looks at.
 gradient_of_no_leaf = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 

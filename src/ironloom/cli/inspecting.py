@@ -118,11 +118,16 @@ def _broken(name: str, broken: Broken) -> Iterator[Line]:
 
 
 def _sample(sample: Sample) -> Iterator[Line]:
-    """A document, each line of which begins with ``+`` where the model has to produce it, so that this is seen without colours."""
+    """A document, each line of which begins with ``+`` where the model has to produce it, so that this is seen without colours.
+
+    Behind it stands how much this counts, if it is not 1.
+    """
     label = f" ({sample.label})" if sample.label else ""
     yield [(f"  document {sample.document:,}{label}, {sample.tokens:,} tokens:", "bold")]
     for segment in sample.segments:
-        mark, style = ("+", "green") if segment.trained else (" ", "dim")
+        mark, style = (" ", "dim")
+        if segment.trained:
+            mark, style = "+" if segment.weight == 1 else f"+{segment.weight:g}", "green"
         for line in _shown(segment).removesuffix("\n").split("\n"):
             yield [(f"  {mark} | ", style), (line, f"bold {style}" if segment.kind == "special" else style)]
 

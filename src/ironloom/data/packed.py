@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ironloom.data.isolation import APART, Documents, restarting
 from ironloom.data.packing_plan import PackingPlan
-from ironloom.data.rows import NOT_TRAINED, JoinedRows
+from ironloom.data.rows import LOSS_WEIGHTS, NOT_TRAINED, JoinedRows
 from ironloom.data.store import TokenStore
 
 
@@ -19,7 +19,8 @@ class PackedRows:
     """Rows of a packing plan, each a sample. No label lies in another document than the tokens that it follows.
 
     Args:
-        store: The documents; where it has the column ``trained``, only those tokens are labels.
+        store: The documents; where it has the column ``trained``, only those tokens are labels, and these count as much
+            as the column ``weights`` says.
         plan: Made of this store.
         stop: Use the first so many rows; None: all.
         documents: What becomes of the documents of a row, but for the labels: none ever crosses a boundary.
@@ -34,6 +35,7 @@ class PackedRows:
         self._tokens = np.asarray(store.tokens).view(np.ndarray)
         self._offsets = np.asarray(store.offsets).view(np.ndarray)
         self._trained = None if store.trained is None else np.asarray(store.trained).view(np.ndarray)
+        self._weights = None if store.weights is None else np.asarray(store.weights).view(np.ndarray)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the names of the folders, not as their content."""
@@ -57,7 +59,8 @@ class PackedRows:
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """One row of n tokens: ``input_ids`` and ``shift_labels``, int64 of shape (n,).
 
-        Where documents are kept apart, also ``position_ids``, which begin again at 0 with each of them.
+        Where documents are kept apart, also ``position_ids``, which begin again at 0 with each of them; where tokens have
+        weights, also ``loss_weights``, those of the labels, float32.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -81,7 +84,11 @@ class PackedRows:
         labels[places + sizes - 1] = self._tokens.take(starts + sizes, mode="clip")  # the store's last token has no successor
         self._mask(labels, read, starts + sizes, places + sizes)
         edges = np.append(places, total)[np.append(_before(end - first), len(pieces))]
-        columns = {"input_ids": ids, "shift_labels": labels} | ({"position_ids": positions} if self.documents.are_apart else {})
+        columns: dict[str, NDArray[Any]] = {"input_ids": ids, "shift_labels": labels}
+        if self.documents.are_apart:
+            columns["position_ids"] = positions
+        if self._weights is not None:
+            columns[LOSS_WEIGHTS] = self._weights.take(read + 1, mode="clip")
         return JoinedRows(columns, edges.tolist())
 
     def _mask(self, labels: NDArray[np.int64], read: NDArray[np.int64], ends: NDArray[np.int64], behind: NDArray[np.int64]) -> None:

@@ -15,13 +15,14 @@ from ironloom.data.isolation import keep_apart
 from ironloom.data.store import TokenStore
 
 NOT_TRAINED = -100
+LOSS_WEIGHTS = "loss_weights"
 
 
 class TrainedRows:
     """Rows of a store, each a sample of its own length.
 
     Args:
-        store: With the column ``trained``.
+        store: With the column ``trained``, perhaps with ``weights``.
         start: First row of the range.
         stop: End of the range.
     """
@@ -33,6 +34,7 @@ class TrainedRows:
         self._tokens = np.asarray(store.tokens).view(np.ndarray)
         self._trained = np.asarray(store.trained).view(np.ndarray)
         self._offsets = np.asarray(store.offsets).view(np.ndarray)
+        self._weights = None if store.weights is None else np.asarray(store.weights).view(np.ndarray)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the name of the folder, not as its content."""
@@ -55,14 +57,20 @@ class TrainedRows:
         return lengths
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One row of n tokens: ``input_ids`` and ``shift_labels``, int64 of shape (n - 1,)."""
+        """One row of n tokens: ``input_ids`` and ``shift_labels``, int64 of shape (n - 1,).
+
+        Where tokens have weights, also ``loss_weights``, those of the labels, float32 of the same shape.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         place = self._range[0] + index % len(self)
         begin, end = self._offsets[place], self._offsets[place + 1]
         ids = self._tokens[begin:end].astype(np.int64)
         labels = np.where(self._trained[begin + 1 : end] == 1, ids[1:], NOT_TRAINED)
-        return {"input_ids": torch.from_numpy(ids[:-1]), "shift_labels": torch.from_numpy(labels)}
+        sample = {"input_ids": torch.from_numpy(ids[:-1]), "shift_labels": torch.from_numpy(labels)}
+        if self._weights is not None:
+            sample[LOSS_WEIGHTS] = torch.from_numpy(self._weights[begin + 1 : end].copy())
+        return sample
 
 
 class JoinedRows(Sequence[dict[str, torch.Tensor]]):
@@ -73,15 +81,17 @@ class JoinedRows(Sequence[dict[str, torch.Tensor]]):
         edges: Where each row starts and the last one ends, (rows + 1,).
     """
 
-    def __init__(self, columns: dict[str, NDArray[np.int64]], edges: list[int]):
+    def __init__(self, columns: dict[str, NDArray[Any]], edges: list[int]):
         self.columns = columns
         self.edges = edges
 
     @classmethod
     def of(cls, samples: Sequence[dict[str, torch.Tensor]]) -> JoinedRows:
-        """The samples behind one another; as they are if they lie so already."""
+        """The samples behind one another; as they are if they lie so already. Where some have ``loss_weights``, others weigh 1."""
         if isinstance(samples, JoinedRows):
             return samples
+        if len({LOSS_WEIGHTS in sample for sample in samples}) > 1:
+            samples = [{LOSS_WEIGHTS: torch.ones(len(sample["input_ids"])), **sample} for sample in samples]
         columns = {name: torch.cat([sample[name] for sample in samples]).numpy() for name in samples[0]}
         return cls(columns, [0, *itertools.accumulate(len(sample["input_ids"]) for sample in samples)])
 
@@ -117,7 +127,7 @@ def collate_rows(
 
     Returns:
         ``input_ids`` and ``shift_labels``, int64 of shape (samples, longest or ``length``), and what keeps the documents of a row
-        apart if any row has several; padding is a document of its own.
+        apart if any row has several; padding is a document of its own. Where samples have ``loss_weights``, these too, float32.
     """
     rows = JoinedRows.of(samples)
     spans = list(itertools.pairwise(rows.edges))
@@ -125,9 +135,11 @@ def collate_rows(
     positions = rows.columns.get("position_ids")
     is_packed = positions is not None and any(positions[end - 1] != end - begin - 1 for begin, end in spans)
     filling = {"input_ids": pad_token_id, "shift_labels": NOT_TRAINED} | ({"position_ids": np.arange(length)} if is_packed else {})
+    if LOSS_WEIGHTS in rows.columns:
+        filling[LOSS_WEIGHTS] = 0
     batch = {}
     for name, fill in filling.items():
-        batch[name] = np.empty((len(spans), length), dtype=np.int64)
+        batch[name] = np.empty((len(spans), length), dtype=np.float32 if name == LOSS_WEIGHTS else np.int64)
         for row, (begin, end) in zip(batch[name], spans, strict=True):
             row[: end - begin] = rows.columns[name][begin:end]
             row[end - begin :] = fill if isinstance(fill, int) else fill[: length - (end - begin)]

@@ -8,7 +8,8 @@ A store is a folder. It exists complete or not at all, and is never changed afte
 ``documents.bin``  int64      Where each document starts and, last, the number of tokens: (documents + 1,).
 ``trained.bin``    uint8      Only where a task trains some tokens and not others: 1 for a token that the model has
                               to produce, 0 for one that it is given; one for each token.
-``weights.bin``    float32    Only where messages have weights: that of each token.
+``weights.bin``    float32    Only where some trained token has another weight than 1: that of each token, 1 for those
+                              that are not trained.
 ``meta.json``                 ``format``, ``dtype``, ``num_tokens``, ``num_documents``, ``vocab_size``, ``tokenizer``
                               (fingerprint), ``columns`` (of ``trained``, ``weights``), ``counts`` (what the encoder
                               counted), ``info`` (the task's own), ``files`` (size and XXH3 of each).
@@ -95,7 +96,8 @@ class Encoder(Protocol):
         fingerprint: Equal for encoders that make the same of every record; part of the store's name.
         tokenizer: Fingerprint of the tokenizer.
         vocab_size: Every id is below it.
-        columns: What :class:`Rows` holds beside the tokens: of ``trained``, ``weights``.
+        columns: What :class:`Rows` always holds beside the tokens, such as ``trained``. ``weights`` may come besides: they are
+            stored if any of them is not 1.
     """
 
     @property

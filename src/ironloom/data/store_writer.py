@@ -8,7 +8,7 @@ what is beyond, and goes on. So neither a kill nor a lost page of a power cut ca
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from ironloom.data.store import COLUMNS, DOCUMENTS, FORMAT, META, TOKENS, Encode
 from ironloom.errors import DataError
 
 _CHUNK = 1 << 20
+_WEIGHTS = COLUMNS["weights"][0]
 
 
 @dataclass
@@ -58,14 +59,24 @@ class StoreWriter:
         self._folder = folder
         self._encoder = encoder
         self._dtype = dtype_of(encoder.vocab_size)
-        self._types = {TOKENS: self._dtype, DOCUMENTS: "<i8"} | {COLUMNS[name][0]: COLUMNS[name][1] for name in encoder.columns}
+        self._columns: tuple[str, ...] = ()
+        self._types = {TOKENS: self._dtype, DOCUMENTS: "<i8"}
         self._files = {name: _HashedFile(folder / name) for name in self._types}
+        for column in encoder.columns:
+            self._open(column)
         self.done = Written()
         kept = self._follow(journal)
         journal.write_text("".join(kept), encoding="utf-8")
         self._journal = journal.open("a", encoding="utf-8")
         if not kept:
             self._files[DOCUMENTS].write(np.zeros(1, dtype="<i8"))
+
+    def _open(self, column: str) -> None:
+        """Have a file for one more column."""
+        file, dtype = COLUMNS[column]
+        self._types[file] = dtype
+        self._columns = (*self._columns, column)
+        self._files[file] = _HashedFile(self._folder / file)
 
     def _follow(self, journal: Path) -> list[str]:
         """Read the files as far as the journal confirms them and cut off the rest.
@@ -77,6 +88,8 @@ class StoreWriter:
         for line in journal.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if journal.exists() else ():
             try:
                 step = Written(**json.loads(line))
+                if _WEIGHTS in step.hashes and _WEIGHTS not in self._files:
+                    self._open("weights")
                 lengths = self._sizes(step)
                 agree = line.endswith("\n") and all(file.follow(lengths[name]) == step.hashes[name] for name, file in self._files.items())
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -85,10 +98,31 @@ class StoreWriter:
                 break
             self.done = step
             kept.append(line)
+        if "weights" not in self._encoder.columns and _WEIGHTS not in self.done.hashes:
+            self._close_weights()
         lengths = self._sizes(self.done) if kept else dict.fromkeys(self._files, 0)
         for name, file in self._files.items():
             file.cut(lengths[name])
         return kept
+
+    def _close_weights(self) -> None:
+        """No token that the journal confirms has a weight of its own: forget the file, which a process may have begun."""
+        if _WEIGHTS in self._files:
+            self._files.pop(_WEIGHTS).close()
+            del self._types[_WEIGHTS]
+            self._columns = self._encoder.columns
+        (self._folder / _WEIGHTS).unlink(missing_ok=True)
+
+    def _weights_of(self, rows: Rows) -> Rows:
+        """The documents with weights for the column, if there is one; there is one from the first weight on that is not 1."""
+        is_weighted = rows.weights is not None and bool((rows.weights != 1).any())
+        if is_weighted and "weights" not in self._columns:
+            self._open("weights")
+            for start in range(0, self.done.num_tokens, _CHUNK):
+                self._files[_WEIGHTS].write(np.ones(min(_CHUNK, self.done.num_tokens - start), dtype=self._types[_WEIGHTS]))
+        if "weights" in self._columns and rows.weights is None:
+            return replace(rows, weights=np.ones(len(rows.tokens)))
+        return rows
 
     def _sizes(self, step: Written) -> dict[str, int]:
         counts = dict.fromkeys(self._types, step.num_tokens) | {DOCUMENTS: step.num_documents + 1}
@@ -101,10 +135,10 @@ class StoreWriter:
             DataError: If the encoder has made something that cannot be stored.
         """
         _check(rows, self._encoder)
-        done = self.done
+        done, rows = self.done, self._weights_of(rows)
         self._files[TOKENS].write(np.asarray(rows.tokens, dtype=self._dtype))
         self._files[DOCUMENTS].write(done.num_tokens + np.cumsum(rows.lengths, dtype="<i8"))
-        for name in self._encoder.columns:
+        for name in self._columns:
             file, dtype = COLUMNS[name]
             self._files[file].write(np.asarray(getattr(rows, name), dtype=dtype))
         counts = dict(done.counts)
@@ -135,7 +169,7 @@ class StoreWriter:
             "num_documents": done.num_documents,
             "vocab_size": self._encoder.vocab_size,
             "tokenizer": self._encoder.tokenizer,
-            "columns": list(self._encoder.columns),
+            "columns": list(self._columns),
             "counts": dict(sorted(done.counts.items())),
             "info": info,
             "files": {name: {"size": sizes[name], "xxh3": done.hashes[name]} for name in sorted(sizes)},
@@ -164,7 +198,8 @@ def _check(rows: Rows, encoder: Encoder) -> None:
         raise DataError(f"token id {wrong} is outside the vocabulary of {encoder.vocab_size} tokens: the data are from another tokenizer")
     for name in COLUMNS:
         values: NDArray[Any] | None = getattr(rows, name)
-        if (values is None) == (name in encoder.columns) or (values is not None and len(values) != total):
+        is_wrong = values is None if name in encoder.columns else values is not None and name != "weights"
+        if is_wrong or (values is not None and len(values) != total):
             raise DataError(f"an encoder gave {'no' if values is None else len(values)} values of {name!r} for {total} tokens")
 
 

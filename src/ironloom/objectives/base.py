@@ -24,11 +24,11 @@ Model = Callable[..., Any]
 class Objective(Protocol):
     """A loss over batches, which are mappings of names to tensors (batch dimension first)."""
 
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """What the batch counts: target tokens, or samples. Known before the forward pass."""
         ...
 
-    def __call__(self, model: Model, batch: Batch, total: int) -> tuple[torch.Tensor, Any]:
+    def __call__(self, model: Model, batch: Batch, total: float) -> tuple[torch.Tensor, Any]:
         """Run the model on a batch.
 
         Args:
@@ -46,7 +46,7 @@ class OutputObjective(ABC):
     """An objective whose loss is computed from what the forward pass returned."""
 
     @abstractmethod
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """As in :class:`Objective`."""
 
     @abstractmethod
@@ -54,10 +54,10 @@ class OutputObjective(ABC):
         """The keyword arguments of the model's forward."""
 
     @abstractmethod
-    def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
+    def loss_sum(self, outputs: Any, batch: Batch, total: float) -> torch.Tensor:
         """The loss summed over the batch, from the model's outputs."""
 
-    def __call__(self, model: Model, batch: Batch, total: int) -> tuple[torch.Tensor, Any]:
+    def __call__(self, model: Model, batch: Batch, total: float) -> tuple[torch.Tensor, Any]:
         """As in :class:`Objective`."""
         outputs = model(**self.inputs(batch))
         return self.loss_sum(outputs, batch, total), outputs
@@ -91,11 +91,11 @@ class ReportingObjective(OutputObjective):
     def loss_and_sums(self, outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss summed over the batch, and the sums that are reported, see :class:`Reported`."""
 
-    def loss_sum(self, outputs: Any, batch: Batch, total: int) -> torch.Tensor:
+    def loss_sum(self, outputs: Any, batch: Batch, total: float) -> torch.Tensor:
         """As in :class:`OutputObjective`."""
         return self.loss_and_sums(outputs, batch)[0]
 
-    def __call__(self, model: Model, batch: Batch, total: int) -> tuple[torch.Tensor, Reported]:
+    def __call__(self, model: Model, batch: Batch, total: float) -> tuple[torch.Tensor, Reported]:
         """As in :class:`Objective`."""
         outputs = model(**self.inputs(batch))
         loss, sums = self.loss_and_sums(outputs, batch)

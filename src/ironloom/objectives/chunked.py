@@ -16,13 +16,14 @@ from torch.nn import functional as F
 CPU_CHUNK, DEVICE_CHUNK = 2**18, 2**26
 
 
-def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Sum of the negative log-likelihoods of the targets that are not ignored.
 
     Args:
         logits: ``[N, C]`` in any floating-point dtype.
         targets: ``[N]`` class indices.
         ignore_index: Marks targets that do not count.
+        weights: ``[N]``, float32: what each of them is multiplied by; None: nothing.
 
     Returns:
         A float32 scalar.
@@ -30,7 +31,11 @@ def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor, ignore_index:
     Raises:
         IndexError: On the CPU, for a target that is neither a class nor ignored.
     """
-    if logits.numel() <= _chunk_elements(logits):
+    is_small = logits.numel() <= _chunk_elements(logits)
+    if weights is not None:
+        each = _at_once if is_small else cross_entropy_each
+        return (each(logits, targets, ignore_index) * weights).sum()
+    if is_small:
         return F.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="sum")
     return cross_entropy_each(logits, targets, ignore_index).sum()
 
@@ -51,6 +56,10 @@ def cross_entropy_each(logits: torch.Tensor, targets: torch.Tensor, ignore_index
     """
     losses: torch.Tensor = _ChunkedCrossEntropy.apply(logits, targets, ignore_index)  # type: ignore[no-untyped-call]
     return losses
+
+
+def _at_once(logits: torch.Tensor, targets: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=ignore_index, reduction="none")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ironloom.errors import ConfigError, DataError
 from ironloom.objectives.base import IGNORE_INDEX, Batch, ReportingObjective, logits_of, no_loss
 from ironloom.objectives.chunked import cross_entropy_each
+from ironloom.objectives.weighted import refuse_weights
 
 PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "sigmoid_norm"]
 
@@ -68,6 +69,7 @@ class DPO(ReportingObjective):
 
     def weight(self, batch: Batch) -> int:
         """Pairs."""
+        refuse_weights(batch, "the loss of pairs")
         return len(batch["input_ids"])
 
     def inputs(self, batch: Batch) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from torch import nn
 from ironloom.objectives.adapters import FunctionLoss, MethodLoss, ModelLoss
 from ironloom.objectives.base import Batch, Objective, logits_of, loss_of
 from ironloom.objectives.cross_entropy import CrossEntropy
+from ironloom.objectives.weighted import LOSS_WEIGHTS
 
 #: Tasks of transformers (``model.loss_type``) whose loss is a plain cross entropy, and whether it shifts.
 _CROSS_ENTROPY_TASKS = {"ForCausalLM": True, "ForMaskedLM": False, "ForTokenClassification": False}
@@ -44,6 +46,7 @@ def choose_objective(
     """
     labels_key = label_names[0] if label_names else "labels"
     task, encoder_decoder = _task(model)
+    own = functools.partial(ModelLoss, takes_weights=LOSS_WEIGHTS in inspect.signature(model.forward).parameters)
     shift = not encoder_decoder and task not in ("ForMaskedLM", "ForTokenClassification")
     if compute_loss is not None:
         return MethodLoss(compute_loss, labels_key, shift)
@@ -51,7 +54,7 @@ def choose_objective(
         return FunctionLoss(compute_loss_func, labels_key, shift)
     if encoder_decoder:
         make = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-        return CrossEntropy(False, labels_key, make) if make else ModelLoss(labels_key, shift)
+        return CrossEntropy(False, labels_key, make) if make else own(labels_key, shift)
     if task in _CROSS_ENTROPY_TASKS:
         return CrossEntropy(_CROSS_ENTROPY_TASKS[task], labels_key, aux_coefficient=_aux_coefficient(model))
     if task is None:
@@ -59,8 +62,8 @@ def choose_objective(
         if labels_key not in parameters:
             return CrossEntropy(True, labels_key)
         required = parameters[labels_key].default is inspect.Parameter.empty
-        return _recognised(model, first_batch(), labels_key, required) or ModelLoss(labels_key, shift)
-    return ModelLoss(labels_key, shift)
+        return _recognised(model, first_batch(), labels_key, required) or own(labels_key, shift)
+    return own(labels_key, shift)
 
 
 @torch.no_grad()
@@ -71,6 +74,9 @@ def _recognised(model: nn.Module, batch: Batch, labels_key: str, labels_required
     """
     if not isinstance(batch, Mapping) or not batch:
         return None
+    if LOSS_WEIGHTS not in inspect.signature(model.forward).parameters:
+        # Neither loss is weighted; with weights, ours is the same function of each target.
+        batch = {name: value for name, value in batch.items() if name != LOSS_WEIGHTS}
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ironloom.errors import ConfigError, DataError
 from ironloom.models.documents import number_documents
 from ironloom.objectives import IGNORE_INDEX, CrossEntropy, Objective
+from ironloom.objectives.weighted import LOSS_WEIGHTS
 from ironloom.parallel.context import Layout
 
 #: What is cut along its second dimension; labels, positions and masks have rules of their own.
@@ -68,8 +69,8 @@ def split_batch(
 
     Args:
         batch: The same whole batch on every rank of the group: ``input_ids`` or ``inputs_embeds`` ``[B, S, ...]``, and whatever
-            else of ``labels``, ``shift_labels``, ``position_ids``, ``token_type_ids``, ``attention_mask`` ``[B, S]`` there is; the mask
-            may be boolean ``[B, 1, S, S]``: what each query sees.
+            else of ``labels``, ``shift_labels``, ``loss_weights``, ``position_ids``, ``token_type_ids``, ``attention_mask`` ``[B, S]``
+            there is; the mask may be boolean ``[B, 1, S, S]``: what each query sees.
         layout: Who holds what.
         objective: What the batch is for; None if it is not trained or evaluated on, and has no labels.
         sees_itself: Padding looks at itself, as in the built-in decoder; else, as in ``transformers``, at nothing.
@@ -90,7 +91,7 @@ def split_batch(
     size, length = tokens.shape[:2]
     part: dict[str, Any] = {}
     whole = _with_targets(batch, objective)
-    targets = {"shift_labels"} if objective is None else {"shift_labels", check_objective(objective).labels_key}
+    targets = {"shift_labels", LOSS_WEIGHTS} | (set() if objective is None else {check_objective(objective).labels_key})
     for name, value in whole.items():
         if name in TOKEN_KEYS or name in targets:
             part[name] = value if value is None else local_part(_checked(name, value, (size, length)), layout)
@@ -125,6 +126,8 @@ def _with_targets(batch: Mapping[str, Any], objective: Objective | None) -> dict
     elif rule.shift and labels is not None:
         del whole[rule.labels_key]
         whole["shift_labels"] = F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
+        if whole.get(LOSS_WEIGHTS) is not None:
+            whole[LOSS_WEIGHTS] = F.pad(whole[LOSS_WEIGHTS][..., 1:], (0, 1))
     return whole
 
 

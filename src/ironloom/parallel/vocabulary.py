@@ -65,11 +65,11 @@ class SplitVocabulary:
             )
         return dataclasses.replace(objective, nll_sum=self.nll_sum, classes=self.classes)
 
-    def nll_sum(self, logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    def nll_sum(self, logits: Tensor, targets: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:
         """As :func:`~ironloom.objectives.chunked.cross_entropy_sum`, of whatever columns the model gave."""
         if not self._is_running:
-            return cross_entropy_sum(logits, targets, ignore_index)
-        loss: Tensor = _SplitCrossEntropy.apply(logits, targets, ignore_index, self)  # type: ignore[no-untyped-call]
+            return cross_entropy_sum(logits, targets, ignore_index, weights)
+        loss: Tensor = _SplitCrossEntropy.apply(logits, targets, ignore_index, weights, self)  # type: ignore[no-untyped-call]
         return loss
 
     def score(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -119,7 +119,9 @@ class _SplitCrossEntropy(torch.autograd.Function):
     """Keeps the logits as they are. In the backward pass nothing is exchanged."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int, vocabulary: SplitVocabulary) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int, weights: Tensor | None, vocabulary: SplitVocabulary
+    ) -> Tensor:
         counted = targets != ignore_index
         safe = targets.where(counted, 0)
         if logits.device.type == "cpu" and ((safe < 0) | (safe >= vocabulary.classes)).any():
@@ -135,19 +137,21 @@ class _SplitCrossEntropy(torch.autograd.Function):
             sums[0, rows] = (part - largest[rows, None]).exp_().sum(dim=1)
         dist.all_reduce(sums, group=vocabulary.group)
         normaliser = sums[0].log() + largest
-        ctx.save_for_backward(logits, column, is_mine, counted, normaliser)
-        return (normaliser - sums[1]).where(counted, 0.0).sum()
+        share = counted if weights is None else weights.where(counted, 0.0)  # how much of each loss is in the sum
+        ctx.save_for_backward(logits, column, is_mine, share, normaliser)
+        losses = (normaliser - sums[1]).where(counted, 0.0)
+        return (losses if weights is None else losses * share).sum()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, column, is_mine, counted, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        logits, column, is_mine, share, normaliser = ctx.saved_tensors
         result = torch.empty_like(logits)
-        scale = (counted * gradients[0])[:, None]
+        scale = (share * gradients[0])[:, None]
         for rows in chunks(logits):
             part = (logits[rows].float() - normaliser[rows, None]).exp_()
             part.scatter_add_(1, column[rows, None], -is_mine[rows, None].float())
             result[rows] = part.mul_(scale[rows])
-        return result, None, None, None
+        return result, None, None, None, None
 
 
 class _SumGradient(torch.autograd.Function):

@@ -72,13 +72,13 @@ class AccelEngine(TeamEngine):
             self._find_unused = handler is not None and handler.find_unused_parameters
             self._settle()
 
-    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches; the last one brings the processes together."""
         loss_sum = super().forward_backward(batches, total, key, substep)
         self._check_gradients()
         return self.team.sum([loss_sum])[0]
 
-    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+    def _part(self, batch: Batch | None, divisor: float, key: int, is_last: bool) -> float:
         with self._training(is_last):
             if batch is not None:
                 self._pattern = batch
@@ -96,7 +96,7 @@ class AccelEngine(TeamEngine):
         """Loss and logits of this process's part of a batch, by the bare model."""
         return EvalStep(0.0, 0, None) if batch is None else super().evaluate(batch, keep_logits)
 
-    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+    def _micro_batch(self, batch: Batch, divisor: float, key: int) -> float:
         """Forward and backward of one micro-batch; its loss sum."""
         if not self.model.training:  # a callback that generated or evaluated left it so
             self.model.train()
@@ -110,7 +110,7 @@ class AccelEngine(TeamEngine):
             self._backward(_nothing(outputs))
         return part.item()
 
-    def _take_part(self, divisor: int) -> None:
+    def _take_part(self, divisor: float) -> None:
         """Add nothing to the gradients of the others, who wait for this process."""
         batch = self._seen()
         self.model.train()

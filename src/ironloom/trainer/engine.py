@@ -22,6 +22,7 @@ from ironloom.device import keep_freed_memory, random_key, seed_everything
 from ironloom.errors import ConfigError
 from ironloom.models.documents import heed_positions
 from ironloom.objectives import Objective, Reported, ReportingObjective, logits_of
+from ironloom.objectives.weighted import LOSS_WEIGHTS, counting_targets
 from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
@@ -36,7 +37,7 @@ class EvalStep:
     """Result of one batch of an evaluation: loss sum, its weight, logits (None if there are none), what the objective reports."""
 
     loss_sum: float
-    weight: int
+    weight: float
     logits: torch.Tensor | None
     sums: tuple[float, ...] = ()
 
@@ -44,15 +45,15 @@ class EvalStep:
 class Engine(Protocol):
     """What the loop asks of an engine."""
 
-    def weight(self, batches: Sequence[Batch]) -> int:
+    def weight(self, batches: Sequence[Batch]) -> float:
         """Targets of all micro-batches of a step, over all data-parallel ranks."""
         ...
 
-    def forward_backward(self, batches: Sequence[Batch], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient of (loss sum / total); returns the loss sum over all ranks."""
         ...
 
-    def counted(self, weight: int) -> int:
+    def counted(self, weight: float) -> float:
         """What the micro-batches weigh, now that they were run: ``weight``, if it was known before."""
         ...
 
@@ -119,6 +120,8 @@ class NativeEngine:
         self.is_probed = False
         #: Whether the micro-batches that were weighed last have rows of several documents, in any process.
         self.meets_documents = False
+        #: Targets of the micro-batches that were weighed last, over all data-parallel ranks: what they weigh, unless they have weights.
+        self.num_targets = 0
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Install the optimizer and its schedule."""
@@ -129,37 +132,40 @@ class NativeEngine:
         """Compile the model as a whole."""
         self._forward = torch.compile(self.model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
 
-    def weight(self, batches: Sequence[Batch]) -> int:
-        """Targets of all micro-batches."""
-        weight = 0
+    def weight(self, batches: Sequence[Batch]) -> float:
+        """Targets of all micro-batches, or the sum of their weights."""
+        weight: float = 0
+        self.num_targets = 0
         for batch in batches:
-            weight += self._weight(batch)
+            found = self._weight(batch)
+            weight += found
+            self.num_targets += int(self._weight(counting_targets(batch)) if _has_weights(batch) else found)
         self.meets_documents = not self.is_probed and any(map(has_documents, batches))
         return weight
 
-    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate gradients over the micro-batches; ``substep`` is called between them.
 
         Raises:
             ConfigError: If there are targets, but the loss has no gradient.
         """
-        divisor, loss_sum, last = max(total, 1), 0.0, len(batches) - 1
+        divisor, loss_sum, last = total or 1, 0.0, len(batches) - 1
         for index, batch in enumerate(batches):
             if index:
                 substep()
             loss_sum += self._part(batch, divisor, random_key(*key, index, *self._stream), index == last)
         return loss_sum
 
-    def counted(self, weight: int) -> int:
+    def counted(self, weight: float) -> float:
         """An objective knows the weight before."""
         return weight
 
-    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+    def _part(self, batch: Batch | None, divisor: float, key: int, is_last: bool) -> float:
         """What one micro-batch adds to gradients and loss sum; engines of several processes know more about it."""
         assert batch is not None, "one process has all samples"
         return self._micro_batch(batch, divisor, key)
 
-    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+    def _micro_batch(self, batch: Batch, divisor: float, key: int) -> float:
         """Forward and backward of one micro-batch; its loss sum."""
         if not self.model.training:  # a callback that generated or evaluated left it so
             self.model.train()
@@ -258,13 +264,15 @@ class NativeEngine:
     def evaluate(self, batch: Batch, keep_logits: bool) -> EvalStep:
         """Loss and logits of a batch; the model is expected to be in evaluation mode."""
         weight = self._weight(batch)
-        loss_sum, outputs = self._run(batch, max(weight, 1))
+        loss_sum, outputs = self._run(batch, weight or 1)
         sums = tuple(outputs.sums.tolist()) if isinstance(outputs, Reported) else ()
         return EvalStep(loss_sum.item(), weight, logits_of(outputs) if keep_logits else None, sums)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> EvalStep:
         """Logits of a batch without labels."""
+        if _has_weights(batch):
+            batch = {name: value for name, value in batch.items() if name != LOSS_WEIGHTS}
         with self._numerics():
             outputs = self._forward(**placed(batch, self.device))
         return EvalStep(0.0, 0, logits_of(outputs))
@@ -284,14 +292,14 @@ class NativeEngine:
         """Whether the model, or a part of it, is compiled."""
         return self._forward is not self.model or any(module._compiled_call_impl is not None for module in self.model.modules())
 
-    def _weight(self, batch: Batch) -> int:
+    def _weight(self, batch: Batch) -> float:
         """Targets of a batch; what is no batch is named."""
         try:
             return self.objective.weight(batch)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise batch_error(batch) or error from error
 
-    def _run(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, Any]:
+    def _run(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, Any]:
         """The objective on a batch; a token that the model does not know is named."""
         try:
             with self._numerics():
@@ -328,6 +336,10 @@ class NativeEngine:
         if self.math_attention:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         return stack
+
+
+def _has_weights(batch: Any) -> bool:
+    return isinstance(batch, Mapping) and isinstance(batch.get(LOSS_WEIGHTS), torch.Tensor)
 
 
 def placed(batch: Batch, device: torch.device) -> Batch:

@@ -205,10 +205,10 @@ class EvaluatingTrainer(BaseTrainer):
             model: Called with keyword arguments.
             inputs: The batch.
             return_outputs: Whether to return the model's outputs too.
-            num_items_in_batch: Targets of the batch.
+            num_items_in_batch: Targets of the batch, or the sum of their ``loss_weights``; then the mean is to be that of weighted losses.
         """
         objective = choose_objective(self.model, lambda: inputs, self.compute_loss_func, self.args.label_names)
-        weight = max(1, objective.weight(inputs))
+        weight = objective.weight(inputs) or 1
         loss_sum, outputs = objective(model, inputs, weight)
         return (loss_sum / weight, outputs) if return_outputs else loss_sum / weight
 

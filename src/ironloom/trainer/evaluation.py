@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ironloom.device import random_key, seed_everything
 from ironloom.errors import DataError
 from ironloom.objectives.base import IGNORE_INDEX, batch_size
+from ironloom.objectives.weighted import plain
 from ironloom.parallel.team import Team
 from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
 
@@ -26,7 +27,7 @@ class Evaluation:
 
     Attributes:
         loss_sum: Loss sum over all targets.
-        weight: Number of targets.
+        weight: Number of targets, or the sum of their weights.
         samples: Samples seen.
         batches: Batches seen.
         seconds: Wall time.
@@ -36,7 +37,7 @@ class Evaluation:
     """
 
     loss_sum: float = 0.0
-    weight: int = 0
+    weight: float = 0
     samples: int = 0
     batches: int = 0
     seconds: float = 0.0
@@ -61,7 +62,7 @@ class Evaluation:
         """Make the sums those of all processes, and the kept tensors those of all in the order of the data."""
         self.loss_sum, weight, samples, *sums = team.sum([self.loss_sum, self.weight, self.samples, *self.sums.values()])
         self.sums = dict(zip(self.sums, sums, strict=True))
-        self.weight, self.samples = int(weight), int(samples)
+        self.weight, self.samples = plain(weight), int(samples)
         if any(team.gather(bool(self.predictions))):
             parts = team.gather((self.predictions, self.labels))
             self.predictions = _in_order([predictions for predictions, _ in parts])
@@ -161,7 +162,7 @@ def first_losses(engine: NativeEngine, loader: Any, num_batches: int, seed: int,
             seed_everything(random_key("evaluate", seed, index))
             step = engine.evaluate(batch, keep_logits=False)
             loss_sum, weight = team.sum([step.loss_sum, step.weight])
-            losses.append(loss_sum / max(1, weight))
+            losses.append(loss_sum / (weight or 1))
     return losses
 
 

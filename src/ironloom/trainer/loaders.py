@@ -11,10 +11,11 @@ from torch import nn
 
 from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
 from ironloom.data.loader import make_loader
+from ironloom.objectives.weighted import LOSS_WEIGHTS
 from ironloom.settings.training import TrainingArguments
 
-#: Columns that are labels, whatever the model's forward is called with.
-LABEL_COLUMNS = ("label", "label_ids", "labels", "shift_labels")
+#: Columns that are labels or their weights, whatever the model's forward is called with.
+LABEL_COLUMNS = ("label", "label_ids", "labels", "shift_labels", LOSS_WEIGHTS)
 
 
 def build_loader(

@@ -146,7 +146,7 @@ class TrainLoop:
             self.progress.skipped_steps += 1
             self.progress.window_steps += 1
         engine.zero_grad()
-        self._count(window, weight, is_applied)
+        self._count(window, is_applied)
         self._set_flags("steps")
         trainer.emit("on_step_end")
         self._act()
@@ -162,10 +162,10 @@ class TrainLoop:
         self._phase("forward")
         self.trainer.emit("on_substep_end")
 
-    def _count(self, window: Sequence[Batch], weight: int, is_applied: bool) -> None:
+    def _count(self, window: Sequence[Batch], is_applied: bool) -> None:
         state, progress = self.trainer.state, self.progress
         state.global_step += 1
-        state.num_target_tokens_seen += weight
+        state.num_target_tokens_seen += self.engine.num_targets
         tokens, *sums = self.team.sum([sum(self._tokens(batch) for batch in window if batch is not None), *self.engine.take_sums()])
         if is_applied:
             progress.report(dict(zip(self.engine.reports, sums, strict=True)))

@@ -74,7 +74,7 @@ class ParallelEngine(SpreadEngine):
         #: Whether gradients are sent while others are still computed.
         self.overlaps = True
 
-    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
         loss_sum = super().forward_backward(batches, total, key, substep)
         if self.slices is not None:
@@ -90,14 +90,14 @@ class ParallelEngine(SpreadEngine):
 
         return GradientSums(dist.new_group(), self.device, self.reduce_dtype)
 
-    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+    def _part(self, batch: Batch | None, divisor: float, key: int, is_last: bool) -> float:
         if batch is not None:
             self._pattern = batch
         is_armed = is_last and self.overlaps and not self.is_sharded
         with self._sums.armed(self._parameters) if is_armed else contextlib.nullcontext():
             return self._part_here(batch, divisor, key)
 
-    def _part_here(self, batch: Batch | None, divisor: int, key: int) -> float:
+    def _part_here(self, batch: Batch | None, divisor: float, key: int) -> float:
         if batch is not None:
             return self._micro_batch(batch, divisor, key)
         if self.is_sharded:
@@ -126,7 +126,7 @@ class ParallelEngine(SpreadEngine):
         with self._together(is_split=False):
             return self._whole(super().predict(self.context.split(placed(batch, self.device))))
 
-    def _run(self, batch: Batch, divisor: int) -> tuple[torch.Tensor, Any]:
+    def _run(self, batch: Batch, divisor: float) -> tuple[torch.Tensor, Any]:
         if self.context is not None:
             batch = self.context.split(placed(batch, self.device), self.objective)
         part, outputs = super()._run(batch, divisor)
@@ -135,7 +135,7 @@ class ParallelEngine(SpreadEngine):
             part = self.slices.agreed(part)
         return part, outputs
 
-    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+    def _micro_batch(self, batch: Batch, divisor: float, key: int) -> float:
         with self._together():
             return super()._micro_batch(batch, divisor, key)
 

@@ -78,7 +78,7 @@ class PipelineEngine(SpreadEngine):
         stages = [StageModule(model, plan, recompute, self._numerics) for plan in mine]
         self.runner = PipelineRunner(stages, plans, layout, self._pipeline, self.device, choice, args.pipeline_chunks)
 
-    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """Accumulate the gradient over the micro-batches of all processes; None stands for a batch that this one has nothing of."""
         with self._gathered():
             loss_sum = super().forward_backward(batches, total, key, substep)
@@ -102,7 +102,7 @@ class PipelineEngine(SpreadEngine):
         """This process's part of the sequences of a batch."""
         return batch if self.context is None else self.context.split(batch, objective)
 
-    def _micro_batch(self, batch: Batch, divisor: int, key: int) -> float:
+    def _micro_batch(self, batch: Batch, divisor: float, key: int) -> float:
         """Forward and backward of one batch through all stages; its loss sum where the last stage is, else 0."""
         if not self.model.training:
             self.model.train()
@@ -138,7 +138,7 @@ class PipelineEngine(SpreadEngine):
         loss_sum = 0.0
         if logits is not None:
             with self._numerics():
-                loss_sum = self._loss.loss_sum(Outputs(logits=logits), part, max(weight, 1)).item()
+                loss_sum = self._loss.loss_sum(Outputs(logits=logits), part, weight or 1).item()
         return EvalStep(self._from_last([loss_sum], over_pieces=True)[0], weight, self._everywhere(logits) if keep_logits else None)
 
     @torch.no_grad()

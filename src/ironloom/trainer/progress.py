@@ -37,11 +37,11 @@ class Progress:
     epoch: int = 0
     samples: int = 0
     window_loss: float = 0.0
-    window_weight: int = 0
+    window_weight: float = 0
     window_steps: int = 0
     window_sums: dict[str, float] = field(default_factory=dict)
     total_loss: float = 0.0
-    total_weight: int = 0
+    total_weight: float = 0
     skipped_steps: int = 0
     num_samples: int | None = None
     mixture: str = ""
@@ -51,7 +51,7 @@ class Progress:
     boundary_open: bool = True
     epoch_open: bool = False
 
-    def add(self, loss_sum: float, weight: int) -> None:
+    def add(self, loss_sum: float, weight: float) -> None:
         """Count one optimizer step."""
         self.window_loss += loss_sum
         self.window_weight += weight

@@ -9,6 +9,7 @@ from torch import nn
 
 from ironloom.errors import DataError
 from ironloom.objectives import Objective
+from ironloom.objectives.weighted import plain
 from ironloom.parallel.norms import local, scale, total_norm
 from ironloom.parallel.team import Team
 from ironloom.settings.training import TrainingArguments
@@ -30,12 +31,12 @@ class TeamEngine(NativeEngine):
         self.team = team
         self._pattern: Batch | None = None
 
-    def weight(self, batches: Sequence[Batch | None]) -> int:
+    def weight(self, batches: Sequence[Batch | None]) -> float:
         """Targets of the micro-batches of all processes."""
         weight = super().weight([batch for batch in batches if batch is not None])
-        total, meets = self.team.sum([weight, self.meets_documents])
-        self.meets_documents = meets > 0
-        return int(total)
+        total, targets, meets = self.team.sum([weight, self.num_targets, self.meets_documents])
+        self.meets_documents, self.num_targets = meets > 0, int(targets)
+        return plain(total)
 
     def is_finite(self) -> bool:
         """Whether every weight in every process is a finite number."""
@@ -54,7 +55,7 @@ class TeamEngine(NativeEngine):
             )
         return self._pattern
 
-    def _part(self, batch: Batch | None, divisor: int, key: int, is_last: bool) -> float:
+    def _part(self, batch: Batch | None, divisor: float, key: int, is_last: bool) -> float:
         return 0.0 if batch is None else self._micro_batch(batch, divisor, key)
 
 

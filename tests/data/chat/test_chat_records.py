@@ -97,7 +97,11 @@ def test_tools():
         ({"messages": [answer("b")]}, "without a user turn"),
         ({"messages": [user("a"), answer("\ud800")]}, "half of a surrogate pair"),
         ({"messages": [user("a"), answer("b", train="yes")]}, "'train' is true or false, not 'yes'"),
-        ({"messages": [user("a"), answer("b", weight=0.5)]}, "'weight' is 0 or 1, not 0.5: other weights are not available"),
+        ({"messages": [user("a"), answer("b", weight=-0.5)]}, "'weight' is 0 or a number from 1e-30 to 1e.30, not -0.5"),
+        ({"messages": [user("a"), answer("b", weight=float("nan"))]}, "not nan"),
+        ({"messages": [user("a"), answer("b", weight=1e39)]}, "not 1e.39"),
+        ({"messages": [user("a"), answer("b", weight="1")]}, "not '1'"),
+        ({"messages": [user("a"), answer("b", weight=0.5, train=False)]}, "contradict each other"),
         ({"messages": [user("a"), answer("b", weight=0, train=True)]}, "contradict each other"),
         ({"conversations": [{"from": "alien", "value": "a"}]}, "message 0: unknown speaker 'alien'"),
         (

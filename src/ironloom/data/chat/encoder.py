@@ -74,7 +74,12 @@ class RowEncoder(abc.ABC):
                 wrong.append(f"{record[-1]}: {error}")
         if wrong:
             raise _refusal(wrong, len(records), self.what)
-        return Rows.of([row.ids for row in rows], counts, trained=[row.trained for row in rows])
+        columns: dict[str, list[list[Any]]] = {"trained": [row.trained for row in rows]}
+        if any(row.weights is not None for row in rows):
+            columns["weights"] = [
+                [weight if counts else 1.0 for weight, counts in zip(row.weights or row.trained, row.trained, strict=True)] for row in rows
+            ]
+        return Rows.of([row.ids for row in rows], counts, **columns)
 
     @abc.abstractmethod
     def rows_of(self, record: Any, counts: dict[str, int]) -> Iterable[Row]:
@@ -115,12 +120,12 @@ class ChatEncoder(RowEncoder):
             count(counts, ANSWERLESS, 1)
             return None
         count(counts, CUT, 1)
-        trained = row.trained[kept]
+        part = row.part(kept)
         place = 0
-        while self._too_long == "left" and trained[place]:  # the rest of an answer whose beginning is gone
-            trained[place] = 0
+        while self._too_long == "left" and part.trained[place]:  # the rest of an answer whose beginning is gone
+            part.trained[place] = 0
             place += 1
-        return Row(row.ids[kept], trained)
+        return part
 
 
 def _has_whole_answer(trained: list[int], kept: slice) -> bool:

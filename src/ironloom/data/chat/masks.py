@@ -26,11 +26,17 @@ class Row:
         ids: The tokens.
         trained: 1 for each token that the model has to produce, 0 for the others.
         cuts: Boundaries of answers where a token would have reached over.
+        weights: How much each token counts where it is trained; None: all 1.
     """
 
     ids: list[int]
     trained: list[int]
     cuts: int = 0
+    weights: list[float] | None = None
+
+    def part(self, kept: slice) -> Row:
+        """A part of its tokens."""
+        return Row(self.ids[kept], self.trained[kept], weights=None if self.weights is None else self.weights[kept])
 
 
 def rows_of(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Row]:
@@ -46,7 +52,7 @@ def rows_of(passages: Sequence[Passage], tokenizer: Tokenizer) -> list[Row]:
         ids = next(encoded)
         fronts = [next(encoded) for _ in _boundaries(passage)]
         if all(ids[: len(front)] == front for front in fronts):
-            rows.append(_row(ids, list(map(len, fronts)), 0))
+            rows.append(_row(passage, ids, list(map(len, fronts)), 0))
         else:
             rows.append(_in_parts(passage, tokenizer, ids))
     return rows
@@ -78,7 +84,7 @@ def _in_parts(passage: Passage, tokenizer: Tokenizer, whole: list[int]) -> Row:
             ids += front
             start = edge
     ids += tokenizer.encode(passage.text[start:])
-    row = _row(ids, lengths, len(cuts))
+    row = _row(passage, ids, lengths, len(cuts))
     prompt = tokenizer.encode(passage.text[: passage.answers[0].start])
     if tokenizer.decode(ids) != tokenizer.decode(whole) or ids[: len(prompt)] != prompt:
         edge = cuts[0] if cuts else boundaries[0]
@@ -90,8 +96,11 @@ def _in_parts(passage: Passage, tokenizer: Tokenizer, whole: list[int]) -> Row:
     return row
 
 
-def _row(ids: list[int], lengths: list[int], cuts: int) -> Row:
+def _row(passage: Passage, ids: list[int], lengths: list[int], cuts: int) -> Row:
     trained = [0] * len(ids)
-    for start, stop in zip(lengths[::2], lengths[1::2], strict=True):
+    weights = None if all(answer.weight == 1 for answer in passage.answers) else [1.0] * len(ids)
+    for answer, start, stop in zip(passage.answers, lengths[::2], lengths[1::2], strict=True):
         trained[start:stop] = [1] * (stop - start)
-    return Row(ids, trained, cuts)
+        if weights is not None:
+            weights[start:stop] = [answer.weight] * (stop - start)
+    return Row(ids, trained, cuts, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ QUESTION_AND_ANSWER = (
 """Fields of instruction records: what is asked, and the names under which the answer may stand."""
 
 _DETAILS = ("input", "context")
+_LIGHTEST, _HEAVIEST = 1e-30, 1e30
 _SYSTEM = ("system", "system_prompt")
 _SPEAKERS = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
@@ -146,11 +148,16 @@ def _turn(turn: Any, what: str) -> dict[str, Any]:
         message["tool_calls"] = [_call(call) for call in _parsed(message["tool_calls"], f"{what}, 'tool_calls'")]
     if not isinstance(message.get("train", True), bool):
         raise DataError(f"{what}: 'train' is true or false, not {message['train']!r}")
-    if message.get("weight", 1) not in (0, 1):
-        raise DataError(f"{what}: 'weight' is 0 or 1, not {message['weight']!r}: other weights are not available")
-    if "train" in message and "weight" in message and message["train"] != message["weight"]:
+    _check_weight(message.get("weight", 1), what)
+    if "train" in message and "weight" in message and message["train"] != bool(message["weight"]):
         raise DataError(f"{what}: 'train' and 'weight' contradict each other")
     return message
+
+
+def _check_weight(weight: Any, what: str) -> None:
+    """Refuse what is no weight: it is stored as a float32."""
+    if not isinstance(weight, numbers.Real) or not (weight == 0 or _LIGHTEST <= float(weight) <= _HEAVIEST):
+        raise DataError(f"{what}: 'weight' is 0 or a number from {_LIGHTEST:g} to {_HEAVIEST:g}, not {weight!r}")
 
 
 def _share_gpt(turn: Mapping[str, Any], what: str) -> dict[str, Any]:

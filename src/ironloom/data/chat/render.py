@@ -23,8 +23,8 @@ class ChatRenderer:
         tokenizer: Encodes.
         template: See ``template.find_template``; None for the tokenizer's own.
         arguments: Further variables of the template.
-        train_on: ``all`` answers or the ``last`` one. A message's own ``train`` (true or false) or ``weight`` (1 or 0)
-            counts more.
+        train_on: ``all`` answers or the ``last`` one. A message's own ``train`` (true or false) or ``weight`` (0: not at
+            all) counts more.
 
     Raises:
         ConfigError: If there is no template, or it is no Jinja.
@@ -57,23 +57,23 @@ class ChatRenderer:
         Raises:
             DataError: If the template refuses the conversation, or what is trained cannot be told from what is given.
         """
-        trained = self._trained(messages)
+        weights = self._weights(messages)
         plain = [{key: value for key, value in message.items() if key not in ("train", "weight")} for message in messages]
-        return rows_of(self._turns.passages(plain, tools, trained), self._tokenizer)
+        return rows_of(self._turns.passages(plain, tools, weights), self._tokenizer)
 
-    def _trained(self, messages: Sequence[Message]) -> list[bool]:
-        """Whether each message counts."""
+    def _weights(self, messages: Sequence[Message]) -> list[float]:
+        """How much each message counts; 0: it is only given to the model."""
         answers = [place for place, message in enumerate(messages) if message["role"] == ANSWERER]
         chosen = answers[-1:] if self._train_on == "last" else answers
-        trained = []
+        weights = []
         for place, message in enumerate(messages):
             counts = bool(message.get("train", message.get("weight", place in chosen)))
             if counts and place not in answers:
                 raise DataError(f"message {place}: {message['role']!r} is given to the model, only {ANSWERER!r} can be trained")
             if counts and all(other["role"] == "system" for other in messages[:place]):
                 raise DataError(f"message {place}: an answer without a question (with train: false it is only given to the model)")
-            trained.append(counts)
-        return trained
+            weights.append(float(message.get("weight") or 1) if counts else 0.0)
+        return weights
 
 
 def render(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ironloom.data.chat.template import ChatTemplate, Message
@@ -29,10 +29,12 @@ class Answer:
     Attributes:
         start: First character behind the prompt.
         stop: End of the token that ends the turn.
+        weight: How much its tokens count, above 0.
     """
 
     start: int
     stop: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Turns:
         self._marker = re.compile(f"{control}|{_MARKER}")
         self._usual = self._usual_end()
 
-    def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Sequence[bool]) -> list[Passage]:
+    def passages(self, messages: Sequence[Message], tools: Sequence[Any] | None, weights: Sequence[float]) -> list[Passage]:
         """The texts in which each answer that counts is trained once, exactly as the model will be asked for it.
 
         Mostly one. Each holds what stands in front of its answers, and the last ones behind it only if they are in it.
@@ -66,18 +68,18 @@ class Turns:
         Args:
             messages: The conversation.
             tools: Schemas of the functions that may be called.
-            trained: For each message whether it counts.
+            weights: How much each message counts; 0: it is only given to the model.
 
         Raises:
             DataError: If the template refuses the conversation, or answers cannot be told from what is given.
         """
-        found = {place: self._answer(messages[: place + 1], tools) for place, counts in enumerate(trained) if counts}
+        found = {place: self._answer(messages[: place + 1], tools) for place, weight in enumerate(weights) if weight}
         rows = []
         while found:
             last = max(found)
             text = found[last].text
             whole = [place for place, row in found.items() if text.startswith(row.text[: row.answers[0].stop])]
-            rows.append(Passage(text, tuple(found.pop(place).answers[0] for place in whole)))
+            rows.append(Passage(text, tuple(replace(found.pop(place).answers[0], weight=weights[place]) for place in whole)))
         return rows[::-1]
 
     def _answer(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Passage:

@@ -123,6 +123,7 @@ def _store_report(
         longer=int((lengths > most).sum()),
         packings=packed,
         trained=seen.trained,
+        weight=seen.weight,
         masked=0.0 if seen.trained is None or not store.num_tokens else 1 - seen.trained / store.num_tokens,
         untrained=seen.untrained,
         empty=seen.empty,

@@ -117,4 +117,5 @@ def _sample(sample: Sample) -> str:
 def _segment(segment: Segment) -> str:
     names = ("trained" if segment.trained else "given", *([segment.kind] if segment.kind != "text" else []))
     text = f" ... {segment.tokens:,} more tokens ... " if segment.kind == "gap" else _text(segment.text)
-    return f'<span class="{" ".join(names)}">{text}</span>'
+    title = "" if segment.weight == 1 else f' title="weight {segment.weight:g}"'
+    return f'<span class="{" ".join(names)}"{title}>{text}</span>'

@@ -48,6 +48,7 @@ class StoreReport:
         longer: Documents that are longer than a sequence.
         packings: What the ways of packing give.
         trained: Tokens that the model has to produce; None where it has to produce all.
+        weight: What these weigh together in the loss; None where each weighs 1.
         masked: Share of the tokens that it is only given; 0 where it has to produce all.
         untrained: Documents without a token that the model has to produce.
         empty: Documents that hold nothing but an end token.
@@ -69,6 +70,7 @@ class StoreReport:
     longer: int
     packings: list[Packing]
     trained: int | None
+    weight: float | None
     masked: float
     untrained: int
     empty: int

@@ -26,6 +26,7 @@ class Scan:
         with_outside: The first documents that hold such a token.
         trained: Tokens that the model has to produce; None where it has to produce all. The first token of a document has
             nothing before it, so it is never one of them.
+        weight: What these weigh together; None where each weighs 1.
         untrained: Documents without a token that the model has to produce.
         without_trained: The first of them.
         empty: Documents that hold nothing, or an end token alone.
@@ -37,6 +38,7 @@ class Scan:
     outside: int = 0
     with_outside: list[int] = field(default_factory=list)
     trained: int | None = None
+    weight: float | None = None
     untrained: int = 0
     without_trained: list[int] = field(default_factory=list)
     empty: int = 0
@@ -54,13 +56,17 @@ def scan(store: TokenStore, unit: int, end: int | None, progress: Progress | Non
     found = Scan(np.zeros(store.vocab_size, dtype=np.int64), np.empty(store.num_documents // unit, dtype=np.uint64))
     if store.trained is not None:
         found.trained = 0
+        found.weight = None if store.weights is None else 0.0
     for first, last in _chunks(store.offsets, unit):
         edges = np.asarray(store.offsets[first : last + 1]) - store.offsets[first]
         begin, stop = int(store.offsets[first]), int(store.offsets[last])
         tokens = _read(store.tokens, begin, stop)
         _count_ids(found, tokens, edges, first)
         if store.trained is not None:
-            _count_trained(found, _read(store.trained, begin, stop), edges, first)
+            trained = _read(store.trained, begin, stop)
+            _count_trained(found, trained, edges, first)
+            if store.weights is not None:
+                _count_weight(found, _read(store.weights, begin, stop), trained, edges)
         lengths = np.diff(edges)
         alone = edges[:-1][lengths == 1]
         found.empty += int((lengths == 0).sum()) + (0 if end is None else int((tokens[alone] == end).sum()))
@@ -110,3 +116,11 @@ def _count_trained(found: Scan, trained: NDArray[np.generic], edges: NDArray[np.
     without = np.flatnonzero(numbers == 0)
     found.untrained += len(without)
     found.without_trained += (first + without)[: _NAMED - len(found.without_trained)].tolist()
+
+
+def _count_weight(found: Scan, weights: NDArray[np.generic], trained: NDArray[np.generic], edges: NDArray[np.int64]) -> None:
+    assert found.weight is not None
+    counts = trained == 1
+    starts = edges[:-1]
+    counts[starts[starts < edges[1:]]] = False
+    found.weight += float(weights[counts].sum(dtype=np.float64))

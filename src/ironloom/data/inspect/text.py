@@ -27,12 +27,14 @@ class Segment:
         trained: Whether the model has to produce them.
         tokens: How many they are.
         text: What they say, as it is; empty for a gap.
+        weight: How much each of them counts in the loss, if it is trained.
     """
 
     kind: Literal["text", "special", "gap"]
     trained: bool
     tokens: int
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,16 @@ class Reader:
         ids = np.asarray(store.tokens[begin:end]).astype(np.int64)
         trained = np.ones(len(ids), dtype=bool) if store.trained is None else np.asarray(store.trained[begin:end]) == 1
         special = np.isin(ids, self._special)
-        edges = [0, *(np.flatnonzero(np.diff(special * 2 + trained)) + 1).tolist(), len(ids)]
+        weights = np.ones(len(ids)) if store.weights is None else np.where(trained, store.weights[begin:end], 1.0)
+        changes = (np.diff(special * 2 + trained) != 0) | (np.diff(weights) != 0)
+        edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(ids)]
         segments: list[Segment] = []
         for start, stop in itertools.pairwise(edges):
             if len(segments) >= _MOST:
                 segments.append(Segment("gap", False, len(ids) - start, ""))
                 break
-            segments += self._run(ids[start:stop].tolist(), bool(trained[start]), "special" if special[start] else "text")
+            kind: Literal["text", "special"] = "special" if special[start] else "text"
+            segments += self._run(ids[start:stop].tolist(), bool(trained[start]), kind, float(weights[start]))
         return Sample(document, label, len(ids), segments)
 
     def beginning(self, store: TokenStore, document: int) -> str:
@@ -88,14 +93,14 @@ class Reader:
         text = self._tokenizer.decode(np.asarray(store.tokens[start : min(stop, start + _BEGINNING)]).tolist())
         return text if stop - start <= _BEGINNING else f"{text.rstrip(_CUT)}..."
 
-    def _run(self, ids: list[int], trained: bool, kind: Literal["text", "special"]) -> list[Segment]:
+    def _run(self, ids: list[int], trained: bool, kind: Literal["text", "special"], weight: float) -> list[Segment]:
         if not ids:
             return []
         if len(ids) <= _HEAD + _TAIL:
-            return [Segment(kind, trained, len(ids), self._tokenizer.decode(ids))]
+            return [Segment(kind, trained, len(ids), self._tokenizer.decode(ids), weight)]
         head, tail = self._tokenizer.decode(ids[:_HEAD]).rstrip(_CUT), self._tokenizer.decode(ids[-_TAIL:]).lstrip(_CUT)
-        left_out = Segment("gap", trained, len(ids) - _HEAD - _TAIL, "")
-        return [Segment(kind, trained, _HEAD, head), left_out, Segment(kind, trained, _TAIL, tail)]
+        left_out = Segment("gap", trained, len(ids) - _HEAD - _TAIL, "", weight)
+        return [Segment(kind, trained, _HEAD, head, weight), left_out, Segment(kind, trained, _TAIL, tail, weight)]
 
 
 def spread(total: int, wanted: int) -> list[int]:

@@ -28,7 +28,8 @@ def facts(store: StoreReport, report: Report) -> Iterator[tuple[str, str]]:
         cut = f", {packing.cut:,} documents are cut" if packing.cut else ""
         yield _PACKINGS[packing.kind], f"{packing.rows:,} rows, {packing.fill:.1%} filled{cut}"
     if store.trained is not None:
-        yield "trained tokens", f"{store.trained:,} ({1 - store.masked:.1%}), masked {store.masked:.1%}"
+        weight = "" if store.weight is None else f", weighing {store.weight:,.6g} together"
+        yield "trained tokens", f"{store.trained:,} ({1 - store.masked:.1%}){weight}, masked {store.masked:.1%}"
         yield "nothing to train on", f"{store.untrained:,} documents"
     yield "empty", f"{store.empty:,} documents"
     yield "vocabulary", f"{store.vocab_size:,} ids, {store.unused:,} ({store.unused / store.vocab_size:.1%}) do not occur"

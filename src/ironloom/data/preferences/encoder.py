@@ -47,4 +47,4 @@ class PairEncoder(RowEncoder):
             return DROPPED
         if any(1 in row.trained[: excess + 1] for row in (chosen, rejected)):  # the first token that is left is never a target
             return ANSWERLESS
-        return [Row(row.ids[excess:], row.trained[excess:]) for row in (chosen, rejected)]
+        return [row.part(slice(excess, None)) for row in (chosen, rejected)]

@@ -63,6 +63,9 @@ def pair_of(record: Any, place: str, columns: tuple[str, str] = ("chosen", "reje
     for name in columns:
         turns = list(_turns(prompt, present[name], f"{place}: {name}"))
         conversation = conversation_of({**others, "messages": turns}, f"{place}: {name}")
+        for number, message in enumerate(conversation.messages):
+            if message.get("weight", 1) not in (0, 1):
+                raise DataError(f"{conversation.place}: message {number}: 'weight' is 0 or 1 in pairs, not {message['weight']!r}")
         sides.append(conversation.messages)
         tools = conversation.tools
     chosen, rejected = _marked(sides[0], sides[1], place, columns)

@@ -12,6 +12,7 @@ import torch
 from ironloom.errors import ConfigError
 from ironloom.objectives import IGNORE_INDEX, CrossEntropy, ModelLoss, Objective, logits_of
 from ironloom.objectives.base import OutputObjective, batch_size, count_targets, no_loss
+from ironloom.objectives.weighted import LOSS_WEIGHTS, refuse_weights
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -33,6 +34,7 @@ class MeanLoss(OutputObjective):
 
     def weight(self, batch: Mapping[str, Any]) -> int:
         """Unmasked targets, each label being the next token's; samples where labels are no whole numbers."""
+        refuse_weights(batch, "loss_fn")
         labels = batch.get(self.labels_key)
         if not isinstance(labels, torch.Tensor) or labels.is_floating_point():
             return batch_size(batch)
@@ -40,9 +42,9 @@ class MeanLoss(OutputObjective):
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Everything but the labels."""
-        return {name: value for name, value in batch.items() if name != self.labels_key}
+        return {name: value for name, value in batch.items() if name not in (self.labels_key, LOSS_WEIGHTS)}
 
-    def loss_sum(self, outputs: Any, batch: Mapping[str, Any], total: int) -> torch.Tensor:
+    def loss_sum(self, outputs: Any, batch: Mapping[str, Any], total: float) -> torch.Tensor:
         """The function's mean times the number of targets; nothing where there is none.
 
         Raises:

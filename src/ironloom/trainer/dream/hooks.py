@@ -140,7 +140,7 @@ class DreamHooks(ApplyHooks):
 
     plan: Any
     _objective_of_model: Objective | None = None
-    _total: Callable[[], int]
+    _total: Callable[[], float]
 
     def objective_of_model(self, batch: Any) -> Objective:
         """How the default step computes the loss of the model."""
@@ -155,8 +155,8 @@ class DreamHooks(ApplyHooks):
             self._objective_of_model = choose_objective(self.model, lambda: batch)
         return self._objective_of_model
 
-    def _model_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+    def _model_loss(self, batch: Any) -> tuple[torch.Tensor, float]:
         objective = self.objective_of_model(batch)
         weight = objective.weight(batch)
-        loss_sum, _ = objective(self.model, batch, self._total() or max(weight, 1))
+        loss_sum, _ = objective(self.model, batch, self._total() or (weight or 1))
         return loss_sum, weight

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ironloom.objectives.weighted import plain
 from ironloom.trainer.dream.steps import StepEngine
 from ironloom.trainer.dream.window import StepWeight, Window
 from ironloom.trainer.engine import Batch, EvalStep
@@ -46,11 +47,11 @@ class ParallelStepEngine(StepEngine, ParallelEngine):
         self._pattern = self.seen_batch
         return self._seen()
 
-    def _united(self, window: Window) -> tuple[float, int]:
+    def _united(self, window: Window) -> tuple[float, float]:
         numbers = [window.loss, float(window.weight)]
         loss_sum, weight = self.united_gradients([] if window.stepped else self._parameters, numbers)
         self._agree_on_statistics()
-        return loss_sum, int(weight)
+        return loss_sum, plain(weight)
 
     def united_gradients(self, parameters: list[Any], numbers: list[float]) -> list[float]:
         """As in :class:`StepEngine`; sharded gradients were summed in the backward pass."""

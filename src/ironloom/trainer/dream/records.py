@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ import torch
 
 from ironloom.callbacks.base import TrainerCallback
 from ironloom.errors import ConfigError
+from ironloom.objectives.weighted import plain
 from ironloom.parallel.team import Team
 
 
@@ -33,7 +35,7 @@ class StepResult:
     """What a step returned: its loss as a sum (None if it gave none), the weight of that, and further numbers."""
 
     loss_sum: torch.Tensor | None
-    weight: int
+    weight: float
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -57,9 +59,10 @@ def read_result(result: Any, samples: int, hook: str) -> StepResult:
     if isinstance(result, tuple) and len(result) == 2:
         total, weight = result
         weight = weight.item() if isinstance(weight, torch.Tensor) and weight.numel() == 1 else weight
-        if not isinstance(total, torch.Tensor) or total.numel() != 1 or not isinstance(weight, int | float) or weight != int(weight):
-            raise ConfigError(f"{hook} returned a pair that is no loss sum (a tensor of one number) and weight (a whole number)")
-        return StepResult(total.float().reshape(()), int(weight), numbers)
+        is_weight = isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
+        if not isinstance(total, torch.Tensor) or total.numel() != 1 or not is_weight:
+            raise ConfigError(f"{hook} returned a pair that is no loss sum (a tensor of one number) and weight (a number, 0 or more)")
+        return StepResult(total.float().reshape(()), plain(weight), numbers)
     if not isinstance(result, torch.Tensor) or result.numel() != 1:
         found = f"a tensor of {tuple(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
         raise ConfigError(
@@ -82,7 +85,7 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
 
-    def add(self, numbers: Mapping[str, float], weight: int) -> None:
+    def add(self, numbers: Mapping[str, float], weight: float) -> None:
         """Count one batch."""
         for name, value in numbers.items():
             sums = self.sums.setdefault(name, [0.0, 0.0])

@@ -26,6 +26,9 @@ from ironloom.trainer.engine import Batch, EvalStep, NativeEngine
 if TYPE_CHECKING:
     from ironloom.trainer.dream.trainer import DreamTrainer
 
+#: How near sums of weights that are no whole numbers must be to be the same, relative: their order may differ.
+_SAME_WEIGHT = 1e-12
+
 
 class StepEngine(NativeEngine):
     """Runs ``training_step`` and ``validation_step`` of a trainer in one process.
@@ -44,7 +47,7 @@ class StepEngine(NativeEngine):
         self.window: Window | None = None
         self.validation = Means()
         self.validation_batch = 0
-        self._last_weight = 0
+        self._last_weight: float = 0
         self.seen_batch: Batch | None = None
         self.has_validation_loss = False
         self._is_validating = False
@@ -55,9 +58,9 @@ class StepEngine(NativeEngine):
 
     # Training
 
-    def forward_backward(self, batches: Sequence[Batch | None], total: int, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
+    def forward_backward(self, batches: Sequence[Batch | None], total: float, key: tuple[Any, ...], substep: Callable[[], None]) -> float:
         """As in :class:`NativeEngine`; None stands for a batch that this process has nothing of."""
-        window = self.window = Window(max(total, 1), len(batches))
+        window = self.window = Window(total or 1, len(batches))
         first = self.trainer.next_batch
         try:
             for index, batch in enumerate(batches):
@@ -72,13 +75,14 @@ class StepEngine(NativeEngine):
             raise
         loss_sum, self._last_weight = self._united(window)
         self._by_hand = bool(window.stepped)
-        if self._last_weight != total:
+        if not math.isclose(self._last_weight, total, rel_tol=_SAME_WEIGHT):
+            self.num_targets = int(self._last_weight)
             self._rescale(total, self._last_weight)
         self.window = None
         self._norms = window.stepped
         return loss_sum
 
-    def counted(self, weight: int) -> int:
+    def counted(self, weight: float) -> float:
         """What the micro-batches of the last step weigh, which a step may know only after its forward pass."""
         return self._last_weight
 
@@ -221,7 +225,7 @@ class StepEngine(NativeEngine):
     def _pattern_batch(self) -> Batch:
         raise AssertionError("one process has all samples")
 
-    def _united(self, window: Window) -> tuple[float, int]:
+    def _united(self, window: Window) -> tuple[float, float]:
         """The loss sum and the weight of the step, over all processes; the gradients are summed too, unless it was stepped."""
         return window.loss, window.weight
 
@@ -229,14 +233,14 @@ class StepEngine(NativeEngine):
         """Sum the gradients of parameters over all processes, in place, and numbers, which are returned."""
         return numbers
 
-    def _rescale(self, expected: int, actual: int) -> None:
+    def _rescale(self, expected: float, actual: float) -> None:
         """Put the weights that the steps gave in the place of those that were expected."""
         if self._by_hand:
             raise ConfigError(
                 f"the steps gave a weight of {actual}, but their optimizers were stepped with {expected} samples: with self.step() "
                 "return a mean over the samples"
             )
-        factor = max(expected, 1) / max(actual, 1)
+        factor = (expected or 1) / (actual or 1)
         for parameter in self._parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

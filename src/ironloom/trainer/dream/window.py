@@ -19,11 +19,11 @@ class StepWeight:
     def __init__(self, trainer: DreamTrainer):
         self._trainer = trainer
 
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: Batch) -> float:
         """What the batch is expected to weigh: its samples, or what the default step counts."""
         return self._trainer.expected_weight(batch)
 
-    def __call__(self, model: Any, batch: Batch, total: int) -> tuple[torch.Tensor, Any]:
+    def __call__(self, model: Any, batch: Batch, total: float) -> tuple[torch.Tensor, Any]:
         """Never called: the engine calls the step."""
         raise AssertionError("the step engine calls training_step")
 
@@ -43,10 +43,10 @@ class Window:
         share: Factor of this process's losses: 0 where it takes part without samples of its own.
     """
 
-    total: int
+    total: float
     count: int
     index: int = 0
-    weight: int = 0
+    weight: float = 0
     stepped: list[float] = field(default_factory=list)
     backward: list[torch.Tensor] = field(default_factory=list)
     loss: float = 0.0

@@ -120,11 +120,11 @@ class WithinSteps(DreamHooks, Trainer):
             raise ConfigError("this belongs into a training_step of your own")
         return self._engine
 
-    def _total(self) -> int:
+    def _total(self) -> float:
         window = self._engine.window if isinstance(self._engine, StepEngine) else None
         return 0 if window is None else window.total
 
-    def expected_weight(self, batch: Batch) -> int:
+    def expected_weight(self, batch: Batch) -> float:
         """What a batch weighs, as far as it is known before its step."""
         if "training_step" in self._overridden:
             return batch_size(batch)
