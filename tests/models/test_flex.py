@@ -14,7 +14,8 @@ from ironloom.models import flex
 from ironloom.models.flex import block_masks
 from ironloom.models.generate import continue_prompts
 from ironloom.models.sampling import Sampling
-from models.flexing import as_on_accelerators
+from ironloom.parallel.recompute import recompute_blocks
+from models.flexing import as_on_accelerators, through_the_compiler
 from models.packing import ROWS, positions
 from models.twins import VOCABULARY, decoder, small, tokens
 
@@ -45,9 +46,16 @@ BATCHES: dict[str, dict[str, Tensor]] = {
 }
 
 
-def logits_and_gradients(is_flex: bool, shape: dict[str, Any], batch: dict[str, Tensor]) -> list[Tensor]:
+def logits_and_gradients(
+    is_flex: bool, shape: dict[str, Any], batch: dict[str, Tensor], strategy: Any = None, backend: str | None = None
+) -> list[Tensor]:
     model = decoder(small(**shape)).double()
     model.model.is_flex = is_flex
+    if strategy is not None:
+        recompute_blocks(model, strategy)
+    if backend is not None:
+        for layer in model.model.layers:
+            layer.compile(backend=backend)
     logits = model(tokens(3, 16), **batch).logits
     return [logits.detach(), *torch.autograd.grad(logits.log_softmax(-1).square().sum(), list(model.parameters()))]
 
@@ -114,6 +122,38 @@ def test_texts_are_those_of_the_other_kernel_with_a_cache_and_without(shape):
             prompts = [[5, 6, 7, 8, 9], [1, 2]]
             written.append(continue_prompts(model, prompts, Sampling(), max_new_tokens=8, seeds=[0, 1], use_cache=use_cache))
     assert all(texts == written[0] for texts in written)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled layers"])
+@pytest.mark.parametrize("strategy", [None, "full", "selective"])
+def test_gradients_through_the_compiler_and_recomputed_layers_are_the_same(strategy, compiled, monkeypatch):
+    """As on accelerators, but for what turns the formula into a program."""
+    expected = logits_and_gradients(False, NEAR, BATCHES["documents"])
+    through_the_compiler(monkeypatch, "aot_eager")
+    backend = "aot_eager" if compiled else None
+    for one, other in zip(logits_and_gradients(True, NEAR, BATCHES["documents"], strategy, backend), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+@torch.no_grad()
+def test_other_documents_and_lengths_are_not_compiled_anew(monkeypatch):
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    through_the_compiler(monkeypatch, backend)
+    model, counts = decoder(small(**{**SHAPE, "num_layers": 1, "max_seq_len": 700})), []
+    model.model.is_flex = True
+    for length, cut in ((200, 3), (300, 140), (300, 299), (555, 200), (200, 100), (640, 7)):
+        where = torch.cat((torch.arange(cut), torch.arange(length - cut)))[None]
+        model(torch.randint(VOCABULARY, (2, length)), position_ids=where)
+        counts.append(len(graphs))
+    assert counts[0] > 0
+    assert len(set(counts[1:])) == 1, counts
 
 
 @pytest.mark.slow

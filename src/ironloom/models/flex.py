@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Devices that PyTorch has a kernel for, with gradients.
 FUSED = ("cuda", "xpu", "hpu")
 
+#: How many kinds of attention may be compiled.
+_VARIANTS = 64
+
 Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Whether a query looks at a key, by row, head, place of the query, place of the key: a ``mask_mod`` of PyTorch."""
 
@@ -107,7 +110,17 @@ def _maker() -> Callable[..., Any]:
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function)
+    import torch._dynamo
+
+    compiled = torch.compile(function)
+
+    def limited(*args: Any, **options: Any) -> Any:
+        # Each window and kind of mask, with gradients and without, is compiled, then once more for any length. Beyond PyTorch's
+        # limit of 8 it would go on with all scores in memory.
+        with torch._dynamo.config.patch(recompile_limit=_VARIANTS, fail_on_recompile_limit_hit=True):
+            return compiled(*args, **options)
+
+    return limited
 
 
 def _causal(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
