@@ -61,7 +61,7 @@ BLOCKS = {
     "docs/equality.md": {"bash": 1},
     "docs/fine-tuning.md": {"yaml": 1, "console": 1, "python": 2, "text": 1},
     "docs/scale.md": {"bash": 1},
-    "docs/packing.md": {"yaml": 1, "console": 1, "python": 2, "text": 1},
+    "docs/packing.md": {"yaml": 2, "console": 1, "python": 2, "text": 1},
     "docs/optimizers.md": {"yaml": 2, "bash": 1, "console": 1, "python": 1, "text": 1},
     "docs/generate.md": {"python": 3, "bash": 3, "console": 1},
     "docs/mixtures.md": {"yaml": 1, "console": 1, "python": 1, "text": 1},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +9,7 @@ import torch.nn.functional as F
 from ironloom.models import Decoder
 from ironloom.models.attention import attend
 from ironloom.models.documents import Documents, find_documents
+from models.flexing import as_on_accelerators
 from models.packing import ROWS, apart_from_alone, leaking_tokens, packed, positions
 from models.twins import VOCABULARY, decoder, gpt2_twins, llama_twins, small, tokens
 
@@ -27,12 +26,20 @@ SHAPES = {
     },
     "norms behind": {"post_ln": True},
 }
-#: How documents are kept apart: one by one, or by the mask that accelerators and compilers get.
-WAYS = {"one by one": find_documents, "mask": functools.partial(find_documents, as_mask=True)}
+#: How documents are kept apart: one by one, by the mask that accelerators and compilers get, by what FlexAttention is on the CPU, and
+#: by FlexAttention itself.
+WAYS = ("one by one", "mask", "flex", "flex itself")
+
+
+@pytest.fixture(autouse=True)
+def _way(request, monkeypatch):
+    if getattr(request.node, "callspec", None) is not None and request.node.callspec.params.get("way") == "flex itself":
+        as_on_accelerators(monkeypatch)
 
 
 def made(shape: str, way: str, dtype: torch.dtype = torch.float32, **changes: object) -> Decoder:
     model = decoder(small(**{**SHAPES[shape], **changes})).to(dtype)
+    model.model.is_flex = way.startswith("flex")
     if way == "mask":
         model.model.separate = lambda position_ids, rows, as_mask: find_documents(position_ids, rows, as_mask=True)
     return model
@@ -45,12 +52,13 @@ def test_no_document_sees_another(shape, way):
     assert torch.equal(changed, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_documents_have_the_logits_and_gradients_of_each_alone(shape, way):
-    found = apart_from_alone(made(shape, way, torch.float64), made(shape, way, torch.float64), packed(VOCABULARY))
+    found = apart_from_alone(made(shape, way, torch.float64), made(shape, "one by one", torch.float64), packed(VOCABULARY))
     assert max(found.values()) < 1e-12, found
-    found = apart_from_alone(made(shape, way), made(shape, way), packed(VOCABULARY))
+    found = apart_from_alone(made(shape, way), made(shape, "one by one"), packed(VOCABULARY))
     assert max(found["logits"], found["all"]) < 1e-5, found
 
 
@@ -104,16 +112,17 @@ def test_documents_are_found_where_positions_do_not_go_on_by_one():
     assert torch.equal(mask[0, 0], torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).tril().bool())
 
 
+@pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
-def test_half_precision_keeps_documents_apart():
-    for way in WAYS:
-        changed, expected = leaking_tokens(made("rope, grouped", way, torch.bfloat16), packed(VOCABULARY))
-        assert torch.equal(changed, expected)
+def test_half_precision_keeps_documents_apart(way):
+    changed, expected = leaking_tokens(made("rope, grouped", way, torch.bfloat16), packed(VOCABULARY))
+    assert torch.equal(changed, expected)
 
 
+@pytest.mark.parametrize("way", ["one by one", "flex", "flex itself"])
 @pytest.mark.parametrize("whole", [True, False])
 @torch.no_grad()
-def test_compiled_once_for_all_boundaries(whole):
+def test_compiled_once_for_all_boundaries(whole, way):
     import torch._dynamo
 
     torch._dynamo.reset()
@@ -123,7 +132,7 @@ def test_compiled_once_for_all_boundaries(whole):
         graphs.append(graph)
         return graph.forward
 
-    model, ids = made("window", "one by one"), tokens(3, 16)
+    model, ids = made("window", way), tokens(3, 16)
     expected = [model(ids, position_ids=positions(rows)).logits for rows in (ROWS, ROWS[::-1])]
     forward = torch.compile(model, backend=backend) if whole else model
     if not whole:

@@ -192,6 +192,8 @@ ACCELERATED = {
 }
 TURNED = ("decoder, gated, untied",)
 WINDOWED = ("mistral, window",)
+#: One process takes the other kernel.
+FLEX = {"attention_kernel": "flex"}
 #: Rows of several documents that do not see each other.
 PACKED = {
     "packed, data parallel": Mode(2, {"dp_replicate": 2}, (*TURNED, "llama, tied", *WINDOWED), TURNED, data="packed"),
@@ -209,6 +211,14 @@ PACKED = {
         4, {"pipeline_parallel_size": 2, "context_parallel_size": 2}, (*TURNED, "llama"), args=EAGER, data="packed"
     ),
     "packed, Accelerate": Mode(2, None, (*TURNED, "llama"), cls=_accelerated, data="packed"),
+    "packed, flex, data parallel": Mode(2, {"dp_replicate": 2}, TURNED, args=FLEX, data="packed"),
+    "packed, flex, sharded, activations computed again": Mode(
+        2, {"dp_shard": 2, "checkpoint_activations": True}, TURNED, TURNED, args=FLEX, data="packed"
+    ),
+    "packed, flex, sharded, compiled": Mode(2, {"dp_shard": 2, "compile_model": True}, TURNED, args={**FLEX, **EAGER}, data="packed"),
+    "packed, flex, tensor parallel": Mode(2, {"tensor_parallel_size": 2}, TURNED, TURNED, args=FLEX, data="packed"),
+    "packed, flex, pipeline": Mode(2, {"pipeline_parallel_size": 2}, TURNED, TURNED, args=FLEX, data="packed"),
+    "packed, flex, Accelerate": Mode(2, None, TURNED, args=FLEX, cls=_accelerated, data="packed"),
 }
 #: Labels that do not all count alike.
 WEIGHTED = {

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironloom.models.documents import Documents
+from ironloom.models.flex import BlockMasks
 from ironloom.models.precision import cast_once
 from ironloom.models.rotary import rotate
 from ironloom.settings.model import ModelConfig
@@ -17,6 +18,9 @@ from ironloom.settings.model import ModelConfig
 #: Up to this length, in half precision on the CPU, plain matrix products are faster than PyTorch's kernel, which
 #: does without the native half-precision instructions: 2.6 times at 256 tokens and heads of 64, 4 times at 64 and 16.
 SHORT = 512
+
+#: What tells a query where it may look.
+Mask = Tensor | Documents | BlockMasks | None
 
 
 class Attention(nn.Module):
@@ -47,14 +51,14 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.ln_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, mask: Tensor | Documents | None = None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None = None, mask: Mask = None) -> Tensor:
         """Attend.
 
         Args:
             x: Hidden states ``[B, S, d_model]``.
             turns: Cosines and signed sines of :class:`~ironloom.models.rotary.Rotary`, or None.
-            mask: Boolean ``[B, 1, S, S]``, True where a query may look; documents that do not see each other; None for
-                plain causal attention.
+            mask: Boolean ``[B, 1, S, S]``, True where a query may look; documents that do not see each other; masks for
+                FlexAttention; None for plain causal attention.
 
         Returns:
             ``[B, S, d_model]``.
@@ -77,9 +81,7 @@ class Attention(nn.Module):
         return F.dropout(out, dropout) if dropout else out
 
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Documents | None, dropout: float, window: int | None = None
-) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, dropout: float, window: int | None = None) -> Tensor:
     """Causal attention by PyTorch's kernels.
 
     Args:
@@ -93,7 +95,7 @@ def attend(
     Returns:
         ``[B, H, S, head_dim]``.
     """
-    if isinstance(mask, Documents):
+    if isinstance(mask, (Documents, BlockMasks)):
         return mask.attend(attend, queries, keys, values, dropout, window)
     length, device = queries.shape[1], values.device.type
     if window is not None and window < length:

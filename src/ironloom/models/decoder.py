@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ironloom.models.attention import Attention, causal_padding_mask
+from ironloom.models.attention import Attention, Mask, causal_padding_mask
 from ironloom.models.config import DecoderConfig
 from ironloom.models.documents import Documents, find_documents
 from ironloom.models.embedding import Embedding, Positions, make_norm
+from ironloom.models.flex import block_masks
 from ironloom.models.mlp import MLP
 from ironloom.models.rotary import Rotary
 from ironloom.settings.model import ModelConfig
@@ -48,7 +49,7 @@ class PreNormLayer(nn.Module):
         self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | Documents | None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Mask) -> Tensor:
         """``[B, S, d_model]`` in and out; the rest as in :class:`~ironloom.models.attention.Attention`."""
         x = x + self.self_attn(self.input_layernorm(x), turns, mask)
         x = x + self.mlp(self.post_attention_layernorm(x))
@@ -65,7 +66,7 @@ class PostNormLayer(nn.Module):
         self.mlp = MLP(config)
         self.post_feedforward_layernorm = make_norm(config)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Tensor | Documents | None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor] | None, mask: Mask) -> Tensor:
         """``[B, S, d_model]`` in and out; the rest as in :class:`~ironloom.models.attention.Attention`."""
         x = self.post_attention_layernorm(x + self.self_attn(x, turns, mask))
         x = self.post_feedforward_layernorm(x + self.mlp(x))
@@ -80,13 +81,16 @@ class Backbone(nn.Module):
     Attributes:
         separate: Finds the documents of packed rows; :func:`~ironloom.models.documents.find_documents`, or what is put in its place by
             those who know them already.
+        is_flex: Whether FlexAttention is the kernel of attention.
     """
 
     def __init__(self, config: ModelConfig, padded_vocab_size: int):
         super().__init__()
         position = config.positional_embedding
         self.separate: Callable[..., Tensor | Documents | None] = find_documents
+        self.is_flex = False
         self.dropout = config.dropout_embd
+        self.windows = tuple(dict.fromkeys(map(config.window_of, range(config.num_layers))))
         self.scale = config.embedding_scale
         self.embed_tokens = Embedding(padded_vocab_size, config.d_model)
         self.embed_positions = Positions(config.max_seq_len, config.d_model) if position.type == "absolute" else None
@@ -106,8 +110,10 @@ class Backbone(nn.Module):
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         turns = self.rotary(length, position_ids) if self.rotary is not None else None
-        mask: Tensor | Documents | None = None
-        if attention_mask is not None:
+        mask: Mask = None
+        if self.is_flex and length > 1:  # a single token sees all that a cache holds
+            mask = block_masks(self.windows, attention_mask, position_ids, input_ids)
+        elif attention_mask is not None:
             mask = causal_padding_mask(attention_mask)
         elif position_ids is not None and length > 1:
             mask = self.separate(position_ids, len(input_ids), as_mask=self._is_compiled)

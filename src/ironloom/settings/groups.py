@@ -57,7 +57,9 @@ class TrainerGroup(Settings):
     log_interval: Count = setting(20, "Optimizer steps between two log records.")
     grad_norm_log_interval: Cadence | None = setting(None, "Log the gradient norm with each log record or checkpoint.")
     param_norm_log_interval: Cadence | None = setting(None, "Log the parameter norm with each log record or checkpoint.")
-    use_flash_attn: bool = setting(True, "Fused attention kernels; false: PyTorch's plain one.")
+    use_flash_attn: bool | Literal["flex"] = setting(
+        True, "Fused attention kernels; false: PyTorch's plain one; flex: FlexAttention, in the built-in decoder."
+    )
     vocab_padding_unit: Count = setting(128, "The embedding's rows are padded to a multiple of this.")
     num_workers: Size = setting(8, "Processes that read samples; a token store is always read in the training process, which is faster.")
     do_eval: bool = setting(False, "Evaluate while training.")

@@ -104,7 +104,9 @@ class TrainingArguments(Settings):
     fp16: bool = setting(False, "float16 arithmetic over float32 weights, with a loss scaler.")
     use_cpu: bool = setting(False, "Train on the CPU even where there is an accelerator.")
     deterministic: bool = setting(False, "Refuse operations whose result may differ from run to run.")
-    attention_kernel: Literal["auto", "math"] = setting("auto", "Kernel of scaled_dot_product_attention; math: the plain one.")
+    attention_kernel: Literal["auto", "math", "flex"] = setting(
+        "auto", "Kernel of scaled_dot_product_attention; math: the plain one; flex: FlexAttention, in the built-in decoder."
+    )
     nonfinite_policy: Literal["stop", "skip"] = setting("stop", "On a loss that is not finite: stop, or skip that step.")
 
     grad_norm_log_interval: Cadence | None = setting(None, "Log the gradient norm with each log record or checkpoint.")

@@ -86,6 +86,11 @@ def check_together(args: TrainingArguments, parameters: DeviceParameters, team: 
             "blocks whose layers are split cannot be both compiled and computed again as a whole: set recompute to selective, "
             "or leave out compile_model or checkpoint_activations"
         )
+    if args.attention_kernel == "flex" and degrees.cp > 1:
+        raise ConfigError(
+            "attention_kernel flex does not reach over the processes that share a sequence: set attention_kernel to auto, "
+            "or context_parallel_size to 1"
+        )
     if parameters.async_tensor_parallel:
         if team.device.type != "cuda":
             raise ConfigError(

@@ -26,6 +26,7 @@ from ironloom.objectives.weighted import LOSS_WEIGHTS, counting_targets
 from ironloom.optim.offload import HostState
 from ironloom.settings.training import TrainingArguments
 from ironloom.trainer.diagnose import batch_error, index_error, no_gradient, sparse_gradients, token_error
+from ironloom.trainer.kernels import check_flex_training, use_flex
 from ironloom.trainer.optimizer_state import hyperparameters
 from ironloom.trainer.packed import has_documents, unheeded
 
@@ -107,7 +108,8 @@ class NativeEngine:
         self.scaler = torch.amp.GradScaler(device.type) if args.fp16 else None
         if device.type == "cpu":
             keep_freed_memory()
-        self.math_attention = args.attention_kernel == "math"
+        self.math_attention, self.flex_attention = (args.attention_kernel == name for name in ("math", "flex"))
+        use_flex(model, self.flex_attention, device)
         self._forward: Callable[..., Any] = model
         #: What each forward and backward pass is done within.
         self.around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
@@ -124,7 +126,13 @@ class NativeEngine:
         self.num_targets = 0
 
     def set_optimizer(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
-        """Install the optimizer and its schedule."""
+        """Install the optimizer and its schedule.
+
+        Raises:
+            ConfigError: If the model cannot be trained with the kernel that was asked for.
+        """
+        if self.flex_attention:
+            check_flex_training(self.model)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.configured = hyperparameters(optimizer)
 

@@ -177,7 +177,7 @@ def _epsilon(engine: NativeEngine) -> float:
 def _back_end(engine: NativeEngine) -> str:
     name = getattr(getattr(engine.model, "config", None), "_attn_implementation", None)
     if isinstance(engine.model, Decoder):
-        name = "math" if engine.math_attention else "PyTorch's"
+        name = "math" if engine.math_attention else "flex" if engine.flex_attention else "PyTorch's"
     compiled = ", compiled" if engine.is_compiled else ""
     return f"{f'{name} attention' if name else 'its own attention'} in {str(engine.autocast_dtype or torch.float32)[6:]}{compiled}"
 

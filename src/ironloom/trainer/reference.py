@@ -105,7 +105,8 @@ def start_of(engine: NativeEngine, team: Team) -> str:
     hasher = xxhash.xxh3_128()
     model = engine.model
     _reshard(model, team)
-    told = (type(model).__name__, repr(getattr(model, "config", None)), str(engine.autocast_dtype), engine.math_attention)
+    kernel = "flex" if engine.flex_attention else engine.math_attention
+    told = (type(model).__name__, repr(getattr(model, "config", None)), str(engine.autocast_dtype), kernel)
     hasher.update(repr(told).encode())
     for name, tensor in sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]):
         full = whole(tensor).cpu().contiguous()

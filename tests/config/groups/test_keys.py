@@ -242,6 +242,15 @@ def test_every_working_key_changes_the_graph(write, key):
     assert tagged.dump(config.load(path, [f"{key}={spelled(WORKS[key])}"])) != before
 
 
+def test_flex_is_a_kernel_without_dropout(write):
+    path, plain = write(DATA), "model.dropout_attn=0.0"
+    for value, kernel in (("true", "auto"), ("false", "math"), ("flex", "flex")):
+        assert config.load(path, [f"trainer.use_flash_attn={value}", plain]).root["trainer_args"].kwargs["attention_kernel"] == kernel
+    (problem,) = problems(path, ["trainer.use_flash_attn=flex"])
+    assert "trainer.use_flash_attn: flex drops no attention weights, but model.dropout_attn is 0.1 (set model.dropout_attn: 0.0" in problem
+    assert "expected" in problems(path, ["trainer.use_flash_attn=fast", plain])[0]
+
+
 @pytest.mark.parametrize("key", OF_OTHER_MODELS)
 def test_every_key_of_other_models_changes_the_graph_or_is_refused(write, key):
     """With what it needs it changes the graph, without it is refused by name."""

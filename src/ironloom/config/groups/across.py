@@ -69,6 +69,7 @@ def problems(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]:
     yield from _preferences(facts)
     yield from documents.problems(facts)
     yield from _heads(facts)
+    yield from _kernel(facts)
     yield from _lengths(facts)
     yield from _vocabulary(facts)
     yield from _tokenizer(facts)
@@ -126,6 +127,14 @@ def _products(facts: Facts, environment: Mapping[str, str]) -> Iterator[Problem]
     path, size, other = max(zip(SHARING, values, reversed(values), strict=True), key=lambda each: each[1])
     message = f"{' x '.join(str(value) for value in values if value > 1)} processes that share a model do not divide the {world} there are"
     yield Problem(message, path, hint=fitting(size, other, world))
+
+
+def _kernel(facts: Facts) -> Iterator[Problem]:
+    """FlexAttention has no dropout. A model that is loaded brings its own, and is looked at when it is there."""
+    values = facts("trainer.use_flash_attn", "model.name_or_path", "model.dropout_attn")
+    if values is not None and values[0] == "flex" and values[1] is None and values[2]:
+        message = f"flex drops no attention weights, but model.dropout_attn is {values[2]:g}"
+        yield Problem(message, "trainer.use_flash_attn", hint="set model.dropout_attn: 0.0, or leave the key out")
 
 
 def _precision(facts: Facts) -> Iterator[Problem]:

@@ -187,7 +187,7 @@ def _arguments(groups: Groups, key: Keys, precision: Sourced) -> Node:
         "trainer.train_batch_size",
         "trainer.gradient_accumulation_steps",
     )
-    kernel = "auto" if trainer.use_flash_attn else "math"
+    kernel = "flex" if trainer.use_flash_attn == "flex" else "auto" if trainer.use_flash_attn else "math"
     return _node(
         "ironloom.settings:TrainingArguments",
         output_dir=key.settled(folder, "trainer.model_path", "trainer.model_name"),
