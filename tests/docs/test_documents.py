@@ -70,6 +70,8 @@ BLOCKS = {
     "docs/preferences.md": {"yaml": 1, "console": 1, "python": 1},
     "docs/templates.md": {"yaml": 4, "bash": 1, "console": 1},
 }
+# Those that take the longest.
+SLOW = {"docs/models.md", "docs/generate.md", "docs/dream.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -221,7 +223,7 @@ def test_every_document_is_known() -> None:
 
 
 @pytest.mark.xdist_group("documents")
-@pytest.mark.parametrize("document", BLOCKS)
+@pytest.mark.parametrize("document", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in BLOCKS])
 def test_everything_in_a_document_runs(document: str, tmp_path: Path, cache: Path) -> None:
     blocks = blocks_of(document)
     assert Counter(block.language for block in blocks) == BLOCKS[document]

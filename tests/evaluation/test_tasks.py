@@ -85,6 +85,7 @@ def tasks(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 @installed
 def test_tasks_are_those_of_the_harness(ironloom, twins, tasks):
     from lm_eval.evaluator import simple_evaluate
@@ -139,6 +140,7 @@ def test_each_answer_is_that_of_the_harness(twins, tasks):
         torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @installed
 def test_what_cannot_be_asked_is_refused(ironloom, twins, tasks):
     ours, _ = twins

@@ -44,7 +44,7 @@ def assert_named(kind: str, mode: str, nproc: int, culprit: int, at: int, folder
     assert seconds < LIMIT + 3, f"{seconds:.1f} s\n{report}"
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("order", "data"), ("loader", "pipeline")])
+@pytest.mark.parametrize(("kind", "mode"), [("order", "data"), pytest.param("loader", "pipeline", marks=pytest.mark.slow)])
 def test_the_culprit_of_a_training_is_named(kind: str, mode: str, tmp_path: Path) -> None:
     assert_named(kind, mode, 2, 1, 4, tmp_path)
 

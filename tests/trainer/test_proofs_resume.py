@@ -146,7 +146,9 @@ def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert one[name] == other[name], name
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "marathon"])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "workers")) for case in CASES if case != "marathon"]
+)
 def test_killed_within_a_window_at_a_save_and_at_the_end_of_an_epoch(case: str, tmp_path: Path) -> None:
     """Each kill but the first interrupts a run that goes on already; two are in the same steps."""
     whole = finish(tmp_path / "whole", case)
