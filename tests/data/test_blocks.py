@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ironloom.data.blocks import TokenBlocks, collate_blocks
 from ironloom.data.collate import ColumnFilter, default_collate
-from ironloom.data.isolation import Documents
+from ironloom.data.isolation import Isolation
 from ironloom.data.loader import Loader
 from ironloom.data.splits import split_ranges
 from ironloom.data.store import prepare
@@ -86,7 +86,7 @@ def test_blocks_of_a_store_travel_as_its_name(tmp_path: Path) -> None:
     assert torch.equal(again[7]["input_ids"], blocks[7]["input_ids"])
 
 
-def by_definition(documents: list[list[int]], start: int, seq_length: int, how: Documents) -> list[dict[str, list[int]]]:
+def by_definition(documents: list[list[int]], start: int, seq_length: int, how: Isolation) -> list[dict[str, list[int]]]:
     """Blocks of documents, token by token."""
     places = [(number, at) for number, document in enumerate(documents) for at in range(len(document))][start:]
     blocks = []
@@ -113,18 +113,18 @@ def test_documents_inside_blocks_are_those_of_the_store(
     if sum(lengths) < start + seq_length + 1:
         return
     store = store_of(tmp_path_factory.getbasetemp(), documents)
-    blocks = TokenBlocks(store, start, store.num_tokens, seq_length, Documents(*how))
-    expected = by_definition(documents, start, seq_length, blocks.documents)
+    blocks = TokenBlocks(store, start, store.num_tokens, seq_length, Isolation(*how))
+    expected = by_definition(documents, start, seq_length, blocks.isolation)
     samples = blocks.__getitems__(list(range(len(blocks)))[::-1])[::-1]
     assert [{name: values.tolist() for name, values in sample.items()} for sample in samples] == [
-        block if blocks.documents.are_apart else {name: block[name] for name in ("input_ids", "shift_labels")} for block in expected
+        block if blocks.isolation.are_apart else {name: block[name] for name in ("input_ids", "shift_labels")} for block in expected
     ]
     assert all(torch.equal(blocks[-1][name], values) for name, values in samples[-1].items())
 
 
 def test_a_batch_of_blocks_says_what_keeps_documents_apart(tmp_path: Path) -> None:
     store = store_of(tmp_path, [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10]])
-    blocks = TokenBlocks(store, 0, 10, 4, Documents(reset_position_ids=True, reset_attention_mask=True))
+    blocks = TokenBlocks(store, 0, 10, 4, Isolation(reset_position_ids=True, reset_attention_mask=True))
     assert set(collate_blocks(blocks.__getitems__([0]))) == {"input_ids", "shift_labels"}  # one document: nothing to keep apart
     batch = collate_blocks(blocks.__getitems__([0, 1]))
     assert set(batch) == {"input_ids", "shift_labels", "position_ids"}
@@ -138,8 +138,8 @@ def test_a_batch_of_blocks_says_what_keeps_documents_apart(tmp_path: Path) -> No
     assert set(masked) == {"input_ids", "shift_labels", "attention_mask"}
     assert masked["attention_mask"].int().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]]]
     with pytest.raises(ValueError, match="only a store knows"):
-        TokenBlocks(TOKENS, 0, 100, 8, Documents(eod_mask_loss=True))
-    assert pickle.loads(pickle.dumps(blocks)).documents == blocks.documents
+        TokenBlocks(TOKENS, 0, 100, 8, Isolation(eod_mask_loss=True))
+    assert pickle.loads(pickle.dumps(blocks)).isolation == blocks.isolation
 
 
 @settings(max_examples=100, deadline=None)

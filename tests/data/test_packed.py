@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ironloom.data import packing
-from ironloom.data.isolation import Documents
+from ironloom.data.isolation import Isolation
 from ironloom.data.loader import Loader
 from ironloom.data.mixture import Mixture
 from ironloom.data.packed import PackedRows
@@ -62,7 +62,7 @@ def test_rows_are_documents(cache: Path, lengths: list[int], row_length: int, ke
     documents = documents_of(lengths)
     store = store_of(cache, documents)
     plan = packing_plan(store, 0, len(lengths), row_length, keep_last=keep_last, cache_dir=cache)
-    rows = PackedRows(store, plan, documents=Documents(True, not keep_last, eod_mask_loss))
+    rows = PackedRows(store, plan, isolation=Isolation(True, not keep_last, eod_mask_loss))
     found = sorted(piece for index in range(len(rows)) for piece in pieces_of(rows[index]))
     assert found == sorted(piece for document in documents for piece in pairs(document, row_length, keep_last, eod_mask_loss))
     assert plan.num_tokens == sum(map(len, found))
@@ -141,7 +141,7 @@ def test_a_plan_is_made_once_and_anew_when_it_is_damaged(
 
 def test_packed_rows_travel_as_names(cache: Path) -> None:
     store = store_of(cache, documents_of([20] * 300))
-    rows = PackedRows(store, packing_plan(store, 0, 300, 64, cache_dir=cache), 50, Documents(True, True, eod_mask_loss=True))
+    rows = PackedRows(store, packing_plan(store, 0, 300, 64, cache_dir=cache), 50, Isolation(True, True, eod_mask_loss=True))
     packed = pickle.dumps(rows)
     assert len(packed) < 1000
     again = pickle.loads(packed)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from chats import CHATML, QWEN3, TWO, answer, system, user
+from chat_templates import CHATML, QWEN3
+from chats import TWO, answer, system, user
 from ironloom.cli import main
 from ironloom.data import SFTData, collate_rows, make_loader
 from ironloom.data.tokenizer import Tokenizer

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from chats import TAGGED, answer, system, tokenizer, user
+from chat_cases import tokenizer
+from chat_templates import TAGGED
+from chats import answer, system, user
 from ironloom.data import SFTData, collate_rows
 from ironloom.data.chat import ChatTemplate
 from ironloom.data.tokenizer import Tokenizer

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from chats import CHATML, QWEN3, answer, user
+from chat_templates import CHATML, QWEN3
+from chats import answer, user
 from ironloom.cli import main
 from ironloom.data import SFTData, collate_rows
 from ironloom.data.chat import ChatRenderer

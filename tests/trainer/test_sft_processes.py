@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from chats import CHATML, answer, system, user
+from chat_templates import CHATML
+from chats import answer, system, user
 from ironloom.data import SFTData, collate_rows
 from ironloom.models.build import build_decoder
 from ironloom.settings.model import ModelConfig

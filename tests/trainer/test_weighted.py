@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from chats import CHATML, answer, user
+from chat_templates import CHATML
+from chats import answer, user
 from dreams import configured
 from ironloom import ConfigError, DreamTrainer, Trainer
 from ironloom.data import SFTData, collate_rows

@@ -3,7 +3,7 @@
 from ironloom.data.blocks import TokenBlocks, collate_blocks
 from ironloom.data.collate import ColumnFilter, PadCollator, default_collate, keep_columns
 from ironloom.data.corpus import fingerprint, read_documents
-from ironloom.data.isolation import Documents
+from ironloom.data.isolation import Isolation
 from ironloom.data.loader import Loader, make_loader
 from ironloom.data.mixture import Mixture
 from ironloom.data.order import Permutation
@@ -22,7 +22,7 @@ from ironloom.data.tokenizer_types import make_tokenizer
 __all__ = [
     "ColumnFilter",
     "DPOData",
-    "Documents",
+    "Isolation",
     "IterableLoader",
     "Loader",
     "Mixture",

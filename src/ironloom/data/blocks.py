@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ironloom.data.collate import default_collate
-from ironloom.data.isolation import TOGETHER, Documents, has_several, keep_apart, restarting
+from ironloom.data.isolation import TOGETHER, Isolation, has_several, keep_apart, restarting
 from ironloom.data.rows import NOT_TRAINED
 from ironloom.data.store import TokenStore
 from ironloom.errors import DataError
@@ -28,17 +28,17 @@ class TokenBlocks:
         start: First token of the range.
         stop: End of the range.
         seq_length: Tokens per sample.
-        documents: What becomes of the documents inside blocks; only of those of a store, which knows where they are.
+        isolation: What becomes of the documents inside blocks; only of those of a store, which knows where they are.
 
     Raises:
         DataError: If the range is shorter than one block.
     """
 
-    def __init__(self, tokens: TokenStore | NDArray[Any], start: int, stop: int, seq_length: int, documents: Documents = TOGETHER):
+    def __init__(self, tokens: TokenStore | NDArray[Any], start: int, stop: int, seq_length: int, isolation: Isolation = TOGETHER):
         array = tokens.tokens if isinstance(tokens, TokenStore) else tokens
         if not 0 <= start <= stop <= len(array):
             raise ValueError(f"tokens {start} to {stop} were asked for, there are {len(array)}")
-        if documents != TOGETHER and not isinstance(tokens, TokenStore):
+        if isolation != TOGETHER and not isinstance(tokens, TokenStore):
             raise ValueError("only a store knows where documents begin")
         if stop - start < seq_length + 1:
             raise DataError(
@@ -46,7 +46,7 @@ class TokenBlocks:
                 f"of {seq_length} (use shorter sequences, more text, or another split)"
             )
         self.seq_length = seq_length
-        self.documents = documents
+        self.isolation = isolation
         self._source = tokens
         self._range = start, stop
         # Slicing a plain array is several times faster than slicing a memmap, and reads the same file.
@@ -55,7 +55,7 @@ class TokenBlocks:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the name of the file, not as its content."""
-        return TokenBlocks, (self._source, *self._range, self.seq_length, self.documents)
+        return TokenBlocks, (self._source, *self._range, self.seq_length, self.isolation)
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -91,7 +91,7 @@ class TokenBlocks:
             rows[row] = tokens[index * length : index * length + length + 1]
         # Made wider all at once: a row at a time is half as fast.
         columns = {"input_ids": rows[:, :-1].astype(np.int64), "shift_labels": rows[:, 1:].astype(np.int64)}
-        if self.documents != TOGETHER:
+        if self.isolation != TOGETHER:
             self._mark(columns, np.array(indices, dtype=np.int64))
         return BlockRows({name: torch.from_numpy(values) for name, values in columns.items()})
 
@@ -105,13 +105,13 @@ class TokenBlocks:
         counts = np.searchsorted(self._offsets, begins + length + 1, side="right") - first
         row = np.repeat(np.arange(len(indices)), counts)
         place = self._offsets[np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(row))] - begins[row]
-        if self.documents.eod_mask_loss:
+        if self.isolation.eod_mask_loss:
             ends = place > 1
             labels[row[ends], place[ends] - 2] = NOT_TRAINED
-        if self.documents.reset_attention_mask:
+        if self.isolation.reset_attention_mask:
             followed = place <= length
             labels[row[followed], place[followed] - 1] = NOT_TRAINED
-        if self.documents.are_apart:
+        if self.isolation.are_apart:
             inside = place < length
             starts = np.concatenate([np.arange(len(indices)) * length, row[inside] * length + place[inside]])
             columns["position_ids"] = restarting(labels.size, np.sort(starts)).reshape(labels.shape)

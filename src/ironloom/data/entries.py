@@ -57,13 +57,12 @@ class Corpus:
             inner = []
 
     @functools.cached_property
-    def _extent(self) -> Extent | None:
-        is_cut = any(arguments["max_samples"] is not None for arguments in self.sources)
-        return None if is_cut else Extent([arguments["source"] for arguments in self.sources])
+    def _extent(self) -> Extent:
+        return Extent((arguments["source"], arguments["max_samples"]) for arguments in self.sources)
 
     def fraction(self, mark: Any) -> float | None:
         """See ``preparation.Source``."""
-        return None if self._extent is None else self._extent.fraction(mark)
+        return self._extent.fraction(mark)
 
     def key(self) -> str:
         """What identifies the texts."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Documents:
+class Isolation:
     """What becomes of documents that share a row.
 
     Attributes:
@@ -35,10 +35,10 @@ class Documents:
         return self.reset_position_ids or self.reset_attention_mask
 
 
-TOGETHER = Documents()
+TOGETHER = Isolation()
 """They are one run of tokens."""
 
-APART = Documents(reset_position_ids=True, reset_attention_mask=True)
+APART = Isolation(reset_position_ids=True, reset_attention_mask=True)
 """None of them knows that another is there."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ironloom.data.isolation import APART, Documents, restarting
+from ironloom.data.isolation import APART, Isolation, restarting
 from ironloom.data.packing_plan import PackingPlan
 from ironloom.data.rows import LOSS_WEIGHTS, NOT_TRAINED, JoinedRows
 from ironloom.data.store import TokenStore
@@ -23,14 +23,14 @@ class PackedRows:
             as the column ``weights`` says.
         plan: Made of this store.
         stop: Use the first so many rows; None: all.
-        documents: What becomes of the documents of a row, but for the labels: none ever crosses a boundary.
+        isolation: What becomes of the documents of a row, but for the labels: none ever crosses a boundary.
     """
 
-    def __init__(self, store: TokenStore, plan: PackingPlan, stop: int | None = None, documents: Documents = APART):
+    def __init__(self, store: TokenStore, plan: PackingPlan, stop: int | None = None, isolation: Isolation = APART):
         self.store = store
         self.plan = plan
         self._stop = plan.num_rows if stop is None else min(stop, plan.num_rows)
-        self.documents = documents
+        self.isolation = isolation
         # Slicing a plain array is several times faster than slicing a memmap, and reads the same file.
         self._tokens = np.asarray(store.tokens).view(np.ndarray)
         self._offsets = np.asarray(store.offsets).view(np.ndarray)
@@ -39,7 +39,7 @@ class PackedRows:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to another process as the names of the folders, not as their content."""
-        return PackedRows, (self.store, self.plan, self._stop, self.documents)
+        return PackedRows, (self.store, self.plan, self._stop, self.isolation)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -85,7 +85,7 @@ class PackedRows:
         self._mask(labels, read, starts + sizes, places + sizes)
         edges = np.append(places, total)[np.append(_before(end - first), len(pieces))]
         columns: dict[str, NDArray[Any]] = {"input_ids": ids, "shift_labels": labels}
-        if self.documents.are_apart:
+        if self.isolation.are_apart:
             columns["position_ids"] = positions
         if self._weights is not None:
             columns[LOSS_WEIGHTS] = self._weights.take(read + 1, mode="clip")
@@ -98,10 +98,10 @@ class PackedRows:
         if self.plan.keep_last:
             whole = self._are_ends(ends)
             labels[behind[whole] - 1] = NOT_TRAINED
-            if self.documents.eod_mask_loss:
+            if self.isolation.eod_mask_loss:
                 several = whole & (np.diff(behind, prepend=0) > 1)
                 labels[behind[several] - 2] = NOT_TRAINED
-        if self.documents.eod_mask_loss:
+        if self.isolation.eod_mask_loss:
             labels[behind[self._are_ends(ends + 1)] - 1] = NOT_TRAINED
 
     def _are_ends(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ironloom.data.blocks import TokenBlocks
 from ironloom.data.entries import Corpus, Datasets
-from ironloom.data.isolation import Documents
+from ironloom.data.isolation import Isolation
 from ironloom.data.packed import PackedRows
 from ironloom.data.packing_plan import packing_plan
 from ironloom.data.preparation import TextEncoder
@@ -25,7 +25,7 @@ class PretrainData(TaskData[TokenBlocks | PackedRows]):
         train_datasets: See :class:`ironloom.data.task_data.TaskData`, as for all options that are not named here.
         packing: ``concat``: documents lie end to end and are cut into blocks; ``best_fit``: rows of whole documents, see
             :mod:`ironloom.data.packing`. None is ``concat``.
-        reset_position_ids: See :class:`ironloom.data.isolation.Documents`, as for the next two.
+        reset_position_ids: See :class:`ironloom.data.isolation.Isolation`, as for the next two.
         reset_attention_mask: The same.
         eod_mask_loss: The same.
         **options: All other options.
@@ -50,7 +50,7 @@ class PretrainData(TaskData[TokenBlocks | PackedRows]):
             raise ConfigError(Problem(f"texts are packed as concat or best_fit, not {packing!r}", path="packing"))
         super().__init__(train_datasets, **options)
         self._is_best_fit = packing == "best_fit"
-        self._documents = Documents(reset_position_ids, reset_attention_mask, eod_mask_loss)
+        self._isolation = Isolation(reset_position_ids, reset_attention_mask, eod_mask_loss)
 
     def _source_of(self, datasets: Datasets) -> Corpus:
         return Corpus.of(datasets)
@@ -68,9 +68,9 @@ class PretrainData(TaskData[TokenBlocks | PackedRows]):
         if self._is_best_fit:
             # A document belongs to the split in which it begins.
             first, end = self._sample_at(store, start), self._sample_at(store, stop)
-            apart = self._documents.reset_attention_mask
+            apart = self._isolation.reset_attention_mask
             plan = packing_plan(store, first, end, self.seq_length, keep_last=not apart, cache_dir=self._cache_dir)
-            return PackedRows(store, plan, limit, documents=self._documents)
+            return PackedRows(store, plan, limit, isolation=self._isolation)
         if limit is not None:
             stop = min(stop, start + limit * self.seq_length + 1)
-        return TokenBlocks(store, start, stop, self.seq_length, self._documents)
+        return TokenBlocks(store, start, stop, self.seq_length, self._isolation)

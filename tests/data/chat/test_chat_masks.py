@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chats import CASES, CHATML, KINDS, LLAMA3, MISTRAL, PHI3, ZEPHYR, Case, tokenizer
+from chat_cases import CASES, KINDS, Case, tokenizer
+from chat_templates import CHATML, LLAMA3, MISTRAL, PHI3, ZEPHYR
 from ironloom.data.chat import ChatRenderer, Row
 from ironloom.data.tokenizer import Tokenizer
 from ironloom.errors import DataError

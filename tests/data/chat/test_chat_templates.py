@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chats import BETWEEN, CASES, CHATML, ENDLESS, LLAMA2, LLAMA3, MISTRAL, THOUGHTFUL, TOOLS, TWO, answer, system, tokenizer, user
+from chat_cases import CASES, tokenizer
+from chat_templates import BETWEEN, CHATML, ENDLESS, LLAMA2, LLAMA3, MISTRAL, THOUGHTFUL
+from chats import TOOLS, TWO, answer, system, user
 from ironloom.data.chat import ChatRenderer, ChatTemplate, find_template, render
 from ironloom.data.chat.template import DAY, built_in
 from ironloom.data.tokenizer import Tokenizer
@@ -90,7 +92,7 @@ def test_templates_do_not_see_the_marks():
 
 
 def test_one_row_is_asked_for_and_several_would_be_needed():
-    from chats import QWEN3
+    from chat_templates import QWEN3
 
     ids, trained = render(TWO, tokenizer("special"), template=QWEN3, train_on="last")
     assert len(ids) == len(trained) and 0 < sum(trained) < len(ids)

@@ -81,13 +81,12 @@ class RecordSource(abc.ABC, Generic[Item]):
             inner = []
 
     @functools.cached_property
-    def _extent(self) -> Extent | None:
-        is_cut = any(entry.max_samples is not None for entry in self.entries)
-        return None if is_cut else Extent([str(entry.dataset_path or entry.source) for entry in self.entries])
+    def _extent(self) -> Extent:
+        return Extent((str(entry.dataset_path or entry.source), entry.max_samples) for entry in self.entries)
 
     def fraction(self, mark: Any) -> float | None:
         """See ``preparation.Source``."""
-        return None if self._extent is None else self._extent.fraction(mark)
+        return self._extent.fraction(mark)
 
     def texts(self) -> Iterator[str]:
         """What is said in each record: what a tokenizer is trained on."""
