@@ -105,12 +105,13 @@ def test_masks_are_rows_of_the_mask_of_one_process():
 def test_documents_in_a_row_are_kept_apart_where_one_process_does():
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
     batch = {"input_ids": torch.zeros(1, 8, dtype=torch.long), "position_ids": positions}
-    apart = split_batch(batch, Layout(2, 1, "contiguous"), separates_documents=True, sees_itself=False)
+    apart = split_batch(batch, Layout(2, 1, "contiguous"), sees_itself=False)
     rows = [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
     assert apart["attention_mask"].int().tolist() == [[rows]]
-    assert "attention_mask" not in split_batch(batch, Layout(2, 1))
+    together = {**batch, "attention_mask": torch.ones(1, 8)}  # said by a mask: only positions start again
+    assert "attention_mask" not in split_batch(together, Layout(2, 1))
     one = {**batch, "position_ids": torch.arange(8)[None]}
-    assert "attention_mask" not in split_batch(one, Layout(2, 1), separates_documents=True)
+    assert "attention_mask" not in split_batch(one, Layout(2, 1))
 
 
 @pytest.mark.parametrize(

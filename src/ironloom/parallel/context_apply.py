@@ -84,7 +84,7 @@ class ContextParallel:
             ConfigError: If the objective's loss cannot be summed over parts.
         """
         is_own = isinstance(self.model, Decoder)
-        part = split_batch(batch, self.layout, objective, sees_itself=is_own, separates_documents=True)
+        part = split_batch(batch, self.layout, objective, sees_itself=is_own)
         length = part["position_ids"].shape[1] * self.layout.size
         if self.max_length is not None and length > self.max_length:
             raise DataError(

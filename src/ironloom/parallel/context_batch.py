@@ -63,19 +63,17 @@ def split_batch(
     layout: Layout,
     objective: Objective | None = None,
     sees_itself: bool = True,
-    separates_documents: bool = False,
 ) -> dict[str, Any]:
     """The part of a batch that this rank computes.
 
     Args:
         batch: The same whole batch on every rank of the group: ``input_ids`` or ``inputs_embeds`` ``[B, S, ...]``, and whatever
             else of ``labels``, ``shift_labels``, ``loss_weights``, ``position_ids``, ``token_type_ids``, ``attention_mask`` ``[B, S]``
-            there is; the mask may be boolean ``[B, 1, S, S]``: what each query sees.
+            there is; the mask may be boolean ``[B, 1, S, S]``: what each query sees. Where ``position_ids`` start again and there is
+            no mask, a new document begins, and no token sees another document; see :mod:`ironloom.models.documents`.
         layout: Who holds what.
         objective: What the batch is for; None if it is not trained or evaluated on, and has no labels.
         sees_itself: Padding looks at itself, as in the built-in decoder; else, as in ``transformers``, at nothing.
-        separates_documents: Where ``position_ids`` start again and there is no ``attention_mask``, a new document begins, and
-            no token sees another document; see :mod:`ironloom.models.documents`.
 
     Returns:
         The same keys with S / size tokens, ``shift_labels`` for ``labels`` that were to be shifted, ``position_ids`` always, and a
@@ -101,7 +99,7 @@ def split_batch(
     documents = None
     if positions is None:
         positions = torch.arange(length, device=tokens.device).expand(size, length)
-    elif separates_documents and padding is None:
+    elif padding is None:
         documents = _documents(positions)
     part["position_ids"] = local_part(_checked("position_ids", positions, (size, length), exactly=True), layout)
     if padding is not None and padding.dtype is torch.bool and padding.shape[1:] == (1, length, length):
