@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ironloom.models import Decoder
+from ironloom.models import Decoder, documents
 from ironloom.models.attention import attend
 from ironloom.models.documents import Documents, find_documents
 from models.flexing import as_on_accelerators
@@ -33,6 +33,7 @@ WAYS = ("one by one", "mask", "flex", "flex itself")
 
 @pytest.fixture(autouse=True)
 def _way(request, monkeypatch):
+    monkeypatch.setattr(documents, "SHORT_ROW", 8)  # the rows here are long
     if getattr(request.node, "callspec", None) is not None and request.node.callspec.params.get("way") == "flex itself":
         as_on_accelerators(monkeypatch)
 
@@ -107,9 +108,31 @@ def test_one_document_per_row_is_plain_attention_bit_for_bit():
 
 def test_documents_are_found_where_positions_do_not_go_on_by_one():
     assert find_documents(positions(), 3) == Documents((5, 1, 10, 16, 7, 9))
-    assert find_documents(positions(((2, 2),)), 2) == Documents((2, 2, 2, 2))
+    assert find_documents(positions(((6, 6),)), 2) == Documents((6, 6, 6, 6))
     mask = find_documents(positions(((2, 3),)), 1, as_mask=True)
     assert torch.equal(mask[0, 0], torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).tril().bool())
+
+
+def test_short_rows_get_a_mask_where_there_is_something_to_separate():
+    """One call for all documents: those for each take several times as long where documents are short."""
+    assert torch.equal(find_documents(positions(((2, 6),)), 1), find_documents(positions(((2, 6),)), 1, as_mask=True))
+    assert find_documents(positions(((2, 7),)), 1) == Documents((2, 7))
+    assert find_documents(positions(((8,),)), 1) is None
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_matrix_products_in_half_precision_heed_a_mask(window):
+    """To the rounding of the inputs; float64 goes through PyTorch's kernel."""
+    torch.manual_seed(0)
+    heads = [torch.randn(3, 16, number, 8, dtype=torch.float64).bfloat16().requires_grad_() for number in (4, 2, 2)]
+    mask = find_documents(positions(), 3, as_mask=True)
+    found = attend(*heads, mask, 0.0, window)
+    expected = attend(*(part.double() for part in heads), mask, 0.0, window)
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=2e-2)
+    signs = torch.randn_like(found)
+    grads = [torch.autograd.grad(mixed, heads, signs.to(mixed.dtype)) for mixed in (found, expected)]
+    for ours, exact in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, exact, atol=4e-2, rtol=4e-2)
 
 
 @pytest.mark.parametrize("way", WAYS)

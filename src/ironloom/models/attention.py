@@ -100,8 +100,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, dropout: f
     length, device = queries.shape[1], values.device.type
     if window is not None and window < length:
         mask = _within(window, length, mask, queries.device)
-    if mask is None and not dropout and length <= SHORT and device == "cpu" and values.dtype is not torch.float32:
-        return _plain(queries, keys, values)
+    if not dropout and length <= SHORT and device == "cpu" and values.dtype is not torch.float32:
+        return _plain(queries, keys, values, mask)
     if mask is not None and device != "cpu":
         # Of the kernels of accelerators those that take a mask want as many keys as queries; else all scores would be in memory.
         keys, values = _repeated(keys, queries), _repeated(values, queries)
@@ -110,12 +110,15 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, dropout: f
     return F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask, **options)
 
 
-def _plain(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Causal attention of heads ``[B, S, H, head_dim]`` by two matrix products; the result is ``[B, H, S, head_dim]``."""
+def _plain(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of heads ``[B, S, H, head_dim]`` by two matrix products, causal without a mask; the result is ``[B, H, S, head_dim]``."""
     length, keys, values = queries.shape[1], _repeated(keys, queries), _repeated(values, queries)
-    future = torch.full((length, length), -torch.inf, dtype=queries.dtype, device=queries.device).triu(1)
+    if mask is None:
+        hidden = torch.full((length, length), -torch.inf, dtype=queries.dtype, device=queries.device).triu(1)
+    else:
+        hidden = torch.zeros(mask.shape, dtype=queries.dtype, device=queries.device).masked_fill_(~mask, -torch.inf)
     scores = torch.matmul(queries.transpose(1, 2) * queries.shape[-1] ** -0.5, keys.permute(0, 2, 3, 1))
-    return torch.matmul(scores.add_(future).softmax(dim=-1), values.transpose(1, 2))
+    return torch.matmul(scores.add_(hidden).softmax(dim=-1), values.transpose(1, 2))
 
 
 def _repeated(heads: Tensor, queries: Tensor) -> Tensor:
