@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 
 from ironloom.data import tokenizer_fast
 from ironloom.data.corpus import read_documents
-from ironloom.data.preparation import Counted, TextEncoder, build_store, pool
+from ironloom.data.preparation import Counted, TextEncoder, build, build_store, pool
 from ironloom.data.tokenizer import END_TOKEN, Tokenizer
 from ironloom.data.tokenizer_fast import FastTokenizer, TokenizersDifferError, difficult_texts
+from ironloom.device import num_cores
 
 gigatoken = pytest.importorskip("gigatoken")
 
@@ -82,6 +85,28 @@ def test_where_it_differs_everything_is_made_anew_without_it(
         tokenizer.encode_flat(["zzz " * 1000])
 
 
+@pytest.mark.parametrize(("fast", "num_workers", "processes"), [(True, None, 0), (True, 2, 2), (False, None, num_cores())])
+def test_no_processes_are_started_for_what_has_threads_unless_asked_for(
+    tmp_path: Path, trained: Tokenizer, fast: bool, num_workers: int | None, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(pool, "_SMALL", 1)
+    monkeypatch.setattr(ForkProcess, "start", lambda self, start=ForkProcess.start: (started.append(self), start(self)))
+    build_store(Counted(lambda: iter(["all is well"] * 50)), TextEncoder(trained, fast), "a", cache_dir=tmp_path, num_workers=num_workers)
+    assert len(started) == (processes if processes > 1 else 0)
+
+
+@pytest.mark.parametrize(("seconds", "package", "told"), [(-1.0, None, True), (-1.0, gigatoken, False), (60.0, None, False)])
+def test_who_waits_hears_of_the_package(
+    tmp_path: Path, seconds: float, package: object, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "gigatoken", package)
+    monkeypatch.setattr(build, "_LONG", seconds)
+    with caplog.at_level(logging.INFO):
+        build_store(Counted(lambda: iter(["all is well"])), TextEncoder(Tokenizer.bytes()), "a", cache_dir=tmp_path)
+    assert ("pip install 'ironloom[fast]'" in caplog.text) is told
+
+
 def test_what_it_does_differently_or_not_at_all_is_left_to_tokenizers(monkeypatch: pytest.MonkeyPatch, trained: Tokenizer) -> None:
     real = gigatoken.Tokenizer.from_json
     monkeypatch.setattr(gigatoken.Tokenizer, "from_json", lambda text: Wrong(real(text)))
@@ -93,8 +118,6 @@ def test_what_it_does_differently_or_not_at_all_is_left_to_tokenizers(monkeypatc
 
 
 def test_without_the_package_tokenizers_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     tokenizer = Tokenizer.bytes()
     assert tokenizer._fast is None

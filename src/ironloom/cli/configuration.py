@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from ironloom.atomic import write_bytes_atomic
 from ironloom.config import projects, tagged
 from ironloom.config.graph import Graph, Node
 from ironloom.config.overrides import is_override
+from ironloom.environment import environment
 from ironloom.errors import ConfigError, Problem, ResourceError
 from ironloom.parallel import fits
 from ironloom.settings.base import nearest
@@ -135,16 +135,8 @@ def as_processes(world: int | None, local: int | None = None) -> Iterator[None]:
         yield
         return
     numbers = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local or world)}
-    before = {name: os.environ.get(name) for name in numbers}
-    os.environ.update(numbers)
-    try:
+    with environment(numbers):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def load_checked(path: str, overrides: Sequence[str], arguments: Mapping[str, Any] | None = None) -> Graph:

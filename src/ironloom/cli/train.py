@@ -30,6 +30,7 @@ from ironloom.config import tagged
 from ironloom.config.graph import Graph
 from ironloom.config.prepared import is_data
 from ironloom.config.processes import communication, data_parallel
+from ironloom.environment import environment
 from ironloom.errors import ConfigError, Interrupted, IronloomError
 from ironloom.settings.dream.device import Comm
 
@@ -140,11 +141,8 @@ def _recording(comm: Comm) -> Iterator[None]:
     if comm.trace_buf_size == Comm.trace_buf_size or RECORDER in os.environ:
         yield
         return
-    os.environ[RECORDER] = str(comm.trace_buf_size)
-    try:
+    with environment({RECORDER: str(comm.trace_buf_size)}):
         yield
-    finally:
-        del os.environ[RECORDER]
 
 
 def _train_placed(words: list[str], fresh: bool, patience: float | None) -> None:

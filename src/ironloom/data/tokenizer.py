@@ -108,6 +108,11 @@ class Tokenizer:
     def _fast(self) -> FastTokenizer | None:
         return FastTokenizer.of(self._backend)
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether :meth:`encode_flat` has the package ``gigatoken`` do it."""
+        return self._fast is not None
+
     def encode_flat(self, texts: list[str], *, fast: bool = True) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The ids of all texts one after the other, and the number of ids of each: for large amounts of text.
 

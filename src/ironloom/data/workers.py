@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ironloom.data.draws import seed_cpu
 from ironloom.data.fetch import BatchReader, Collate, MapDataset, described
 from ironloom.data.plan import BatchPlan, Request
+from ironloom.environment import environment
 from ironloom.errors import DataError, can_travel
 
 _GRACE = 30  # seconds that a worker goes on after SIGTERM
@@ -249,15 +250,11 @@ def _forking() -> Iterator[None]:
     training step; without it the death is noticed when the next batch is asked for.
     """
     name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
     handler = _child_handler()
-    if before is None:
-        os.environ[name] = "false"
     try:
-        yield
+        with environment({name: os.environ.get(name, "false")}):
+            yield
     finally:
-        if before is None:
-            del os.environ[name]
         if handler is not _child_handler():
             signal.signal(signal.SIGCHLD, handler)
 

@@ -135,7 +135,9 @@ class DataFile(Settings):
     special_tokens_config_path: str | None = setting(None, "JSON file with special tokens, such as eos_token; those that are new get ids.")
     preprocessed_dir: str | None = setting(None, "Folder that keeps tokenized data; null: the cache of all runs.")
     cache_dir: str | None = setting(None, "Folder of downloads.", planned="downloads go where the variable HF_HOME says")
-    num_workers: Count | None = setting(None, "Processes that tokenize a large corpus; null: as many as there are cores.")
+    num_workers: Count | None = setting(
+        None, "Processes that tokenize a large corpus; null: one per core, or one in all where gigatoken does it."
+    )
     preprocessing: dict[str, Any] | None = setting(None, "Steps before tokenization.")
 
     def problems(self) -> Iterable[Problem]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from ironloom.config import overrides as command_line
 from ironloom.config.code import overrides as own_overrides
@@ -22,6 +21,7 @@ from ironloom.config.code.own_trainer import let_train, own_trainer
 from ironloom.config.code.values import Converter
 from ironloom.config.graph import Graph
 from ironloom.config.validate import in_order
+from ironloom.environment import environment
 from ironloom.errors import ConfigError, Problem
 from ironloom.settings.dream import BaseTrainerConfig, CheckpointParameters, DreamTrainerConfig
 from ironloom.settings.dream.files import from_file, split
@@ -63,7 +63,7 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Graph:
     idle = unused(given)
     if idle:
         logger.warning("%s: nothing reads %s: use it in a model, an optimizer ...", file, ", ".join(idle))
-    with _alone():
+    with environment({"WORLD_SIZE": None}):  # without a launcher: the defaults need not fit its number of processes
         nothing = Given(DreamTrainerConfig(), file, absolute, given.sources)
         default = assemble(nothing, convert)
     note_earlier(graph, default, before)
@@ -72,17 +72,6 @@ def load(path: str | pathlib.Path, overrides: Iterable[str] = ()) -> Graph:
     if trainer is not None:
         let_train(graph, trainer, given, convert)
     return graph
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Within the block there is no launcher: the defaults need not fit its number of processes."""
-    before = os.environ.pop("WORLD_SIZE", None)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["WORLD_SIZE"] = before
 
 
 def _graph(given: Given, convert: Converter) -> Graph:

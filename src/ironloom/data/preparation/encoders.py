@@ -31,7 +31,7 @@ class TextEncoder:
         if tokenizer.eos_token_id is None:
             raise DataError("the tokenizer has no end token: set eos_token in its tokenizer_config.json")
         self._tokenizer = tokenizer
-        self._is_fast = fast
+        self._may_be_fast = fast
         self._end: int = tokenizer.eos_token_id
         self.vocab_size = tokenizer.vocab_size
         self.tokenizer = tokenizer.fingerprint
@@ -41,6 +41,11 @@ class TextEncoder:
         """See the class."""
         return xxhash.xxh3_128_hexdigest(f"text:{self.tokenizer}:{self._end}".encode())
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether the fast tokenizer does it."""
+        return self._may_be_fast and self._tokenizer.is_fast
+
     def slower(self) -> TextEncoder:
         """The same encoder without the fast tokenizer."""
         return TextEncoder(self._tokenizer, fast=False)
@@ -48,7 +53,7 @@ class TextEncoder:
     def __call__(self, records: list[Any]) -> Rows:
         """The ids of each text, and the end token; ids that another program has prepared are taken as they are."""
         texts = [record for record in records if isinstance(record, str)]
-        ids, lengths = self._tokenizer.encode_flat(texts, fast=self._is_fast)
+        ids, lengths = self._tokenizer.encode_flat(texts, fast=self._may_be_fast)
         tokens, lengths = np.insert(ids, np.cumsum(lengths), self._end), lengths + 1
         if len(texts) == len(records):
             return Rows(tokens, lengths)

@@ -23,6 +23,7 @@ from typing import Any
 from ironloom.data.preparation.records import peek, size_of
 from ironloom.data.store import Encoder, Rows
 from ironloom.device import num_cores
+from ironloom.environment import environment
 from ironloom.errors import DataError, ResourceError, can_travel
 
 _SMALL = 8 << 20  # characters; a corpus of fewer is done in this process
@@ -67,7 +68,7 @@ class _Pool:
         for _ in range(self._num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, [*self._pipes, ours], self._encoder), daemon=True)
-            with warnings.catch_warnings(), _without_threads():
+            with warnings.catch_warnings(), environment({"TOKENIZERS_PARALLELISM": "false"}):
                 warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads: see above
                 process.start()
             theirs.close()
@@ -171,18 +172,3 @@ def _portable(error: Exception) -> Exception:
     if can_travel(error):
         return error
     return (DataError if isinstance(error, DataError) else RuntimeError)(f"{type(error).__name__}: {error}")
-
-
-@contextlib.contextmanager
-def _without_threads() -> Iterator[None]:
-    """Within the block processes that start do not use the threads of the library ``tokenizers``."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
