@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ironloom.cli.configuration import ConfigurationWords, ConfiguredCommand, load_checked, split
+from ironloom.cli.messages import show_messages
 from ironloom.config.graph import Graph
 from ironloom.config.prepared import asked_of, is_data
 from ironloom.errors import ConfigError
@@ -53,6 +54,7 @@ def prepare(
     path, overrides, arguments, _ = split(words, own=_OPTIONS)
     graph = load_checked(path, overrides, arguments)
     found = data_of(graph, num_workers)
+    show_messages(graph)
     with working("preparing the data") as progress:
         found.prepare(progress)
     for name, store in found.stores.items():
@@ -94,6 +96,7 @@ def inspect(
     from ironloom.cli import inspecting
     from ironloom.data.inspect import inspect_data
 
+    show_messages(graph)
     with working("inspecting the data") as progress:
         report = inspect_data(found, path, asked_of(graph), samples, progress)
     inspecting.write(report, as_json, as_html)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import pathlib
 import sys
@@ -25,6 +24,7 @@ from ironloom.cli.configuration import (
     split,
     write_run,
 )
+from ironloom.cli.messages import show_messages
 from ironloom.cli.working import working
 from ironloom.config import tagged
 from ironloom.config.graph import Graph
@@ -107,7 +107,7 @@ def _train_alone(words: list[str], fresh: bool) -> None:
         from ironloom.cli.worker import Worker
 
         Worker(os.environ).adapt(graph)
-    _log_messages(graph)
+    show_messages(graph)
     _prepare_data(graph)
     _run(graph)
 
@@ -159,7 +159,7 @@ def _train_placed(words: list[str], fresh: bool, patience: float | None) -> None
         if fresh:
             _put_aside(output_dir(graph))
     worker.adapt(graph)
-    _log_messages(graph)
+    show_messages(graph)
     try:
         comm = communication(graph)
         with _recording(comm), worker.watched(patience or comm.train_timeout_seconds) as watch:
@@ -232,9 +232,3 @@ def _prepare_data(graph: Graph) -> PretrainData | SFTData | None:
     with working("preparing the data") as progress:
         data.prepare(progress)
     return data  # type: ignore[no-any-return]
-
-
-def _log_messages(graph: Graph) -> None:
-    """Show the package's messages from the level that the configuration asks for."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("ironloom").setLevel(graph.root.get("log_level", "INFO"))
