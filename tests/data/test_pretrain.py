@@ -190,6 +190,8 @@ def test_too_little_text_is_named_with_its_set(corpus: Path, tmp_path: Path) -> 
         ({"train_datasets": [{"source": "a", "ratio": 0}]}, r"train_datasets\.0\.ratio: expected a number greater than 0"),
         ({"test_datasets": [{"source": "a", "ratio": 0.5}]}, r"test_datasets\.0\.ratio: has no effect"),
         ({"train_datasets": [{"source": "a", "dataset_path": "b"}]}, r"train_datasets\.0\.dataset_path: "),
+        ({"train_datasets": ({"source": "a", "messages_column": "m"},)}, r"train_datasets\.0\.messages_column: has no effect on pretrain"),
+        ({"eval_datasets": [{"source": "a", "task_type": "sft"}]}, r"eval_datasets\.0\.task_type: 'sft' in a run that trains 'pretrain'"),
         ({"eval_datasets": [{}]}, r"eval_datasets\.0\.dataset_path: "),
         ({"test_datasets": [None]}, r"test_datasets\.0: expected a name"),
         ({"splits": (0.5, 0.4)}, "splits: expected three shares"),

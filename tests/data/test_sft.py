@@ -188,6 +188,11 @@ def test_splits_are_of_rows_and_sets_may_have_their_own(tmp_path: Path) -> None:
         _ = data(other, tmp_path, splits=(0.9, 0.1, 0.0)).eval
 
 
+def test_what_only_another_task_reads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train_datasets\.0\.text_column: has no effect on sft"):
+        data([{"source": "a.jsonl", "text_column": "body"}], tmp_path)
+
+
 def test_a_run_has_one_template(tmp_path: Path) -> None:
     source = write(tmp_path, [TWO])
     entries = [{"dataset_path": source, "task_type": "sft", "chat_template": name} for name in ("plain", "raw")]

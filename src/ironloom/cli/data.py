@@ -64,9 +64,8 @@ def prepare(
         if output is not None:
             from ironloom.data import ironcore
 
-            types = found.types
-            target = output / name / types[0].partition("_")[0]
-            ironcore.write(store, target, types)
+            target = output / name / found.task
+            ironcore.write(store, target, found.types)
             print(f"  written to {target}")
     for name, plan in found.plans.items():
         print(f"{name}: {plan}")

@@ -20,6 +20,7 @@ from ironloom.data.tokenizer import Tokenizer
 from ironloom.data.tokenizer_cache import made_tokenizer
 from ironloom.data.tokenizer_types import check_tokenizer_type
 from ironloom.errors import ConfigError, DataError, Problem
+from ironloom.settings.data import task_problems
 from ironloom.settings.parts import label_problems, parts_of, ratio_problems, ratios_of
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         lists = {"train_datasets": train_datasets, "eval_datasets": eval_datasets, "test_datasets": test_datasets}
         problems = [problem for path, datasets in lists.items() for problem in entry_problems(path, datasets)]
         if not problems:
-            problems += [*label_problems(lists), *ratio_problems(lists)]
+            problems += [*label_problems(lists), *ratio_problems(lists), *task_problems(lists, self.task)]
         problems += split_problems(splits)
         problems += count_problems(seq_length=seq_length, eval_samples=eval_samples, test_samples=test_samples, num_workers=num_workers)
         if not train_datasets:
@@ -151,6 +152,11 @@ class TaskData(abc.ABC, Generic[Rows]):
         Raises:
             DataError: If there is nothing in it.
         """
+
+    @property
+    def task(self) -> str:
+        """What is trained, as a configuration calls it."""
+        return self.types[0].partition("_")[0]
 
     @property
     def tokenizer(self) -> Tokenizer:

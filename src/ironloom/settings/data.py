@@ -5,7 +5,7 @@ A key whose feature does not exist yet is declared with its default and refused 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -112,7 +112,7 @@ class DataGroup(Settings):
         lists = {key: getattr(self, key) for key in LISTS}
         found = list(entries_problems(lists))
         yield from found or [*label_problems(lists), *ratio_problems(lists)]
-        yield from _other_tasks(lists, self.task)
+        yield from task_problems(lists, self.task)
 
     @property
     def task(self) -> str:
@@ -167,10 +167,10 @@ def _packing_problems(settings: DataGroup) -> Iterable[Problem]:
         yield Problem(message, path="pad_to_max_length", hint="leave the key out")
 
 
-def _other_tasks(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
+def task_problems(lists: Mapping[str, Any], task: str) -> Iterable[Problem]:
     """Entries that are for another task than the run, or say what only another task reads."""
     for key, entries in lists.items():
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        for index, entry in enumerate(entries if isinstance(entries, Sequence) else ()):
             if not isinstance(entry, Mapping):
                 continue
             path = f"{key}.{index}"
