@@ -31,7 +31,7 @@ test: .venv/installed-dev
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -n 2 --dist loadgroup -m slow
 
 check: .venv/installed-dev
 	$(BIN)/python -m ruff format --check .

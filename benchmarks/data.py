@@ -10,6 +10,7 @@ rows of short and long documents; and the plan of a million of them. Medians of 
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import statistics
@@ -19,7 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ironloom.data import Documents, PackedRows, TokenBlocks, Tokenizer, collate_blocks, collate_rows, prepare, read_documents
+from ironloom.data import PackedRows, TokenBlocks, Tokenizer, collate_blocks, collate_rows, prepare, read_documents
+from ironloom.data.isolation import APART, TOGETHER
 from ironloom.data.packing import windows
 from ironloom.data.packing_plan import packing_plan
 
@@ -32,8 +34,8 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def tokenizing() -> None:
-    documents = list(read_documents("python-stdlib"))
+def tokenizing(number: int | None = None) -> None:
+    documents = list(itertools.islice(read_documents("python-stdlib"), number))
     megabytes = sum(len(text.encode()) for text in documents) / 1e6
     tokenizer = Tokenizer.train(documents, 32_000)
     tokenizer.encode_flat(documents[:10])  # loads what it loads once
@@ -46,16 +48,15 @@ def tokenizing() -> None:
     slow, fast = (statistics.median(rates) for rates in found.values())
     print(f"  {fast / slow:.1f} times, on {len(os.sched_getaffinity(0))} cores")
     with tempfile.TemporaryDirectory() as folder:
-        for num_workers in (1, len(os.sched_getaffinity(0))):
-            rate = megabytes * 8 / seconds(lambda n=num_workers: prepare(lambda: iter(documents * 8), tokenizer, str(n), folder, None, n))
-            print(f"prepare, {num_workers} processes: {rate:.1f} MB/s")
+        rate = megabytes * 8 / seconds(lambda: prepare(lambda: iter(documents * 8), tokenizer, "text", folder))
+        print(f"prepare: {rate:.1f} MB/s")
 
 
-def loading() -> None:
+def loading(copies: int = 100) -> None:
     length, rows = 1024, 64
     with tempfile.TemporaryDirectory() as folder:
         text = random.Random(0).randbytes(1 << 20).hex()
-        store = prepare(lambda: (text for _ in range(100)), Tokenizer.bytes(), "loading", folder)
+        store = prepare(lambda: (text for _ in range(copies)), Tokenizer.bytes(), "loading", folder)
         blocks = TokenBlocks(store, 0, store.num_tokens, length)
         order = random.Random(1).sample(range(len(blocks)), 200 * rows)
         batches = [order[start : start + rows] for start in range(0, len(order), rows)]
@@ -74,16 +75,16 @@ def loading() -> None:
         print(f"opening the store and seeking: median {statistics.median(times) * 1e3:.2f} ms, longest {max(times) * 1e3:.2f} ms")
 
 
-def packing() -> None:
+def packing(number: int = 1_000_000) -> None:
     length, rows = 1024, 16
-    lengths = np.random.default_rng(0).lognormal(5.5, 1.2, 1_000_000).astype(np.int64) + 2
+    lengths = np.random.default_rng(0).lognormal(5.5, 1.2, number).astype(np.int64) + 2
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     times = [seconds(lambda: list(windows(offsets, 0, len(lengths), length, False))) for _ in range(ROUNDS)]
-    print(f"packing plan of a million documents: {statistics.median(times):.2f} s")
+    print(f"packing plan of {number:,} documents: {statistics.median(times):.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         store = prepare(lambda: ("x" * (number - 1) for number in lengths[:40_000].tolist()), Tokenizer.bytes(), "packing", folder)
         packed = PackedRows(store, packing_plan(store, 0, store.num_documents, length, cache_dir=folder))
-        together, apart = (TokenBlocks(store, 0, store.num_tokens, length, Documents(reset, reset)) for reset in (False, True))
+        together, apart = (TokenBlocks(store, 0, store.num_tokens, length, isolation) for isolation in (TOGETHER, APART))
         order = random.Random(1).sample(range(len(packed) - 1), 200 * rows)
         batches = [order[start : start + rows] for start in range(0, len(order), rows)]
         ways: dict[str, Callable[[list[int]], object]] = {
