@@ -36,9 +36,7 @@ def prepare(
         Literal["ironloom", "ironcore"], typer.Option("--format", help="ironcore: write data.bin and data.idx.npy, too.")
     ] = "ironloom",
     output: Annotated[pathlib.Path | None, typer.Option("--output", help="Folder for --format ironcore.")] = None,
-    num_workers: Annotated[
-        int | None, typer.Option("--num-workers", min=1, help="Processes; else as configured, or one for each core.")
-    ] = None,
+    num_workers: Annotated[int | None, typer.Option("--num-workers", min=1, help="Processes; else as configured.")] = None,
 ) -> None:
     """Turn the texts of a configuration into token stores, as `train` would do it first.
 
@@ -53,8 +51,8 @@ def prepare(
         raise ConfigError("--format ironcore and --output FOLDER belong together")
     path, overrides, arguments, _ = split(words, own=_OPTIONS)
     graph = load_checked(path, overrides, arguments)
-    found = data_of(graph, num_workers)
     show_messages(graph)
+    found = data_of(graph, num_workers)
     with working("preparing the data") as progress:
         found.prepare(progress)
     for name, store in found.stores.items():
@@ -91,11 +89,11 @@ def inspect(
         raise ConfigError("--json - and --html - would both be printed: give one of them a file")
     path, overrides, arguments, _ = split(words, own=_INSPECT_OPTIONS)
     graph = load_checked(path, overrides, arguments)
+    show_messages(graph)
     found = data_of(graph)
     from ironloom.cli import inspecting
     from ironloom.data.inspect import inspect_data
 
-    show_messages(graph)
     with working("inspecting the data") as progress:
         report = inspect_data(found, path, asked_of(graph), samples, progress)
     inspecting.write(report, as_json, as_html)

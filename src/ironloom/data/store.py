@@ -222,7 +222,7 @@ def prepare(
         key: What identifies the texts, such as ``corpus.fingerprint``.
         cache_dir: The cache, see :func:`ironloom.data.cache.cache_root`.
         progress: Called after each batch of documents.
-        num_workers: Processes for a large corpus; None: as many as there are cores.
+        num_workers: See ``preparation.build_store``.
 
     Raises:
         DataError: If the tokenizer has no end token, or there is no text.

@@ -71,7 +71,7 @@ class TaskData(abc.ABC, Generic[Rows]):
         eval_samples: Use the first so many rows for evaluation; None, or more than there are: all.
         test_samples: The same for the test.
         cache_dir: The cache, see ``cache.cache_root``.
-        num_workers: Processes that tokenize a large corpus; None: as many as there are cores.
+        num_workers: See ``preparation.build_store``.
         special_tokens: A file of special tokens, see ``Tokenizer.with_special_tokens``.
 
     Raises:

@@ -111,7 +111,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask, dropout: f
 
 
 def _plain(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of heads ``[B, S, H, head_dim]`` by two matrix products, causal without a mask; the result is ``[B, H, S, head_dim]``."""
+    """:func:`attend` by two matrix products, causal without a mask: heads ``[B, S, H, head_dim]``, mask ``[B, 1, S, S]`` or ``[S, S]``."""
     length, keys, values = queries.shape[1], _repeated(keys, queries), _repeated(values, queries)
     if mask is None:
         hidden = torch.full((length, length), -torch.inf, dtype=queries.dtype, device=queries.device).triu(1)

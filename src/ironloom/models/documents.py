@@ -71,6 +71,7 @@ def find_documents(position_ids: Tensor, rows: int, as_mask: bool = False) -> Do
 
 
 def _mask(position_ids: Tensor) -> Tensor:
+    """Where a query may look, of positions ``[B, S]``: boolean ``[B, 1, S, S]``; nothing is looked at to make it."""
     numbers = number_documents(position_ids)
     return (numbers[:, None, :, None] == numbers[:, None, None, :]).tril()
 

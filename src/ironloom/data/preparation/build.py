@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ironloom.data.cache import cache_root, cannot_write, claimed, withdraw
 from ironloom.data.preparation.encoders import TextEncoder
 from ironloom.data.preparation.pool import encoded
 from ironloom.data.preparation.records import Source, batches, size_of
-from ironloom.data.store import FORMAT, Encoder, Progress, TokenStore
+from ironloom.data.store import FORMAT, Encoder, Progress, Rows, TokenStore
 from ironloom.data.store_writer import StoreWriter
 from ironloom.data.tokenizer_fast import TokenizersDifferError
 from ironloom.errors import DataError
@@ -47,7 +48,8 @@ def build_store(
         key: What identifies the records, such as ``Corpus.key()``.
         cache_dir: The cache, see :func:`ironloom.data.cache.cache_root`.
         progress: Called after each batch with the number of documents so far.
-        num_workers: Processes for a large corpus; None: as many as there are cores. A small one is done in this process.
+        num_workers: Processes for a large corpus; None: as many as there are cores, or none where the fast tokenizer
+            uses them. A small one is done in this process.
         info: What the task keeps with the store, plain JSON; part of the store's name.
 
     Raises:
@@ -93,24 +95,18 @@ def _write(
     info: dict[str, Any],
 ) -> None:
     """Write what is missing into ``partial`` and publish it as ``folder``."""
-    staging, start = partial / "store", time.monotonic()
-    could_be_fast = isinstance(encoder, TextEncoder) and importlib.util.find_spec("gigatoken") is None
+    staging = partial / "store"
     writer = StoreWriter(staging, partial / "journal.jsonl", encoder)
     try:
         if writer.done.num_documents:
             log.info("going on after %s documents that are prepared already", f"{writer.done.num_documents:,}")
         if num_workers is None and isinstance(encoder, TextEncoder) and encoder.is_fast:
             num_workers = 1  # it has threads for the cores, and to other processes texts are sent more slowly than it tokenizes
-        for rows, mark in encoded(batches(source.read(writer.done.mark), size_of), encoder, num_workers):
+        made = encoded(batches(source.read(writer.done.mark), size_of), encoder, num_workers)
+        for rows, mark in _hinting(made) if isinstance(encoder, TextEncoder) else made:
             writer.append(rows, mark)
             if progress is not None:
                 progress(writer.done.num_documents, f"tokenizing, {writer.done.num_tokens:,} tokens", source.fraction(mark))
-            if could_be_fast and time.monotonic() - start > _LONG:
-                could_be_fast = False
-                log.info(
-                    "the package gigatoken tokenizes many times as fast, with the same ids: pip install 'ironloom[fast]' "
-                    "(if this is ended, the same command goes on from here)"
-                )
         writer.finish(info)
     finally:
         writer.close()
@@ -119,3 +115,16 @@ def _write(
     fsync_folder(staging)
     staging.rename(folder)
     fsync_folder(folder.parent)
+
+
+def _hinting(made: Iterator[tuple[Rows, Any]]) -> Iterator[tuple[Rows, Any]]:
+    """The same; who waits for it long without the fast tokenizer is told of it, once."""
+    start, is_told = time.monotonic(), importlib.util.find_spec("gigatoken") is not None
+    for part in made:
+        yield part
+        if not is_told and time.monotonic() - start > _LONG:
+            is_told = True
+            log.info(
+                "the package gigatoken tokenizes many times as fast, with the same ids: pip install 'ironloom[fast]' "
+                "(if this is ended, the same command goes on from here)"
+            )
